@@ -1,0 +1,57 @@
+"""Every error that this package raises on purpose, in one tree."""
+
+
+class RealTimeError(Exception):
+    """Base of all errors of rt_lrhc."""
+
+
+class ConfigurationError(RealTimeError, ValueError):
+    """A configuration, an argument or a user's class is not what was expected."""
+
+
+class InterfaceError(RealTimeError):
+    """A callback of the user's interface raised, or returned something unusable."""
+
+
+class InterfaceTimeout(InterfaceError, TimeoutError):
+    """A callback of the user's interface did not return in time."""
+
+
+class EnvironmentStateError(RealTimeError):
+    """A call that the environment's state does not allow: `step` after the end, anything after `close`."""
+
+
+class RenderError(RealTimeError):
+    """A picture or a window cannot be made here."""
+
+
+class PlanError(RealTimeError, ValueError):
+    """A plan was asked for something outside its horizon."""
+
+
+class SharedMemoryError(RealTimeError):
+    """A segment cannot be created, attached or trusted."""
+
+
+class LayoutError(SharedMemoryError):
+    """Two peers do not agree on the layout of a segment."""
+
+
+class NamespaceBusy(SharedMemoryError):
+    """Another live server or client holds the namespace."""
+
+
+class ClusterError(RealTimeError):
+    """The control cluster cannot do what it was asked."""
+
+
+class ControllerError(ClusterError):
+    """A controller cannot be found or built, or breaks its contract."""
+
+
+class ClusterTimeout(ClusterError, TimeoutError):
+    """The cluster did not answer within a limit."""
+
+
+class ClusterLost(ClusterError):
+    """The server of an attached cluster is gone."""

@@ -1,0 +1,131 @@
+"""What a user writes: the interface between the environment and a device, a game, a simulation or a cluster."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.float64]
+
+
+class RealTimeInterface(ABC):
+    """One robot, device or game. The method names are rtgym's; an rtgym interface runs here with this base class.
+
+    The environment calls every method on one thread, the runner's, except the three `get_*_space`/`get_default_action`
+    methods, which it calls once at construction, and `render`, which it calls on the caller's thread.
+
+    **Worlds.** An interface whose world has a time of its own (a simulation, a cluster) sets `control_period` and
+    overrides `advance`. The environment then calls the methods at grid times, multiples of the control period, and
+    the same interface runs on the wall clock and on virtual time. A device sets neither, and needs the wall clock.
+    """
+
+    control_period: float | None = None
+    """Time between two grid points of the world, s; None for a device."""
+
+    overlaps: bool = False
+    """Whether `advance` does work worth computing in the background on virtual time (solves, physics)."""
+
+    @abstractmethod
+    def get_observation_space(self) -> gymnasium.spaces.Tuple:
+        """Return the space of the observation, without the action buffer."""
+
+    @abstractmethod
+    def get_action_space(self) -> gymnasium.spaces.Box:
+        """Return the space of the actions."""
+
+    @abstractmethod
+    def get_default_action(self) -> npt.NDArray[Any]:
+        """Return the action that is sent at `reset()` and that fills the action buffer at first."""
+
+    @abstractmethod
+    def send_control(self, control: npt.NDArray[Any]) -> None:
+        """Apply `control` from now on. It is a copy; keep it if you like. Must not block."""
+
+    @abstractmethod
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[list[Any], dict[str, Any]]:
+        """Start an episode and return `(observation, info)`.
+
+        Args:
+            seed: Root of the episode's random streams (`rt_lrhc.randomness.stream`); always given by the environment.
+            options: What the caller of `env.reset(options=...)` passed.
+        """
+
+    @abstractmethod
+    def get_obs_rew_terminated_info(self) -> tuple[list[Any], float, bool, dict[str, Any]]:
+        """Capture and return `(observation, reward, terminated, info)`. Called once a time-step."""
+
+    def wait(self) -> None:  # noqa: B027 (optional)
+        """Make the world wait: called by `env.wait()`, and at the end of an episode with `wait_on_done`."""
+
+    def advance(self, until: float) -> None:
+        """Let the world run to the grid time `until`, s since `reset()` (worlds only)."""
+        raise NotImplementedError
+
+    def render(self) -> npt.NDArray[np.uint8] | None:
+        """Return a picture of the latest state, (height, width, 3) RGB, or None where there is none."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 (optional)
+        """Free what the interface holds. Called once, also after an error."""
+
+
+class VectorInterface(ABC):
+    """N robots on one clock: the method names of `RealTimeInterface`, rows first, plus `reset_rows`.
+
+    The environment builds it with the keyword `num_envs=N`, besides `interface_args` and `interface_kwargs`.
+    `gym.make` runs one row of it. Spaces and the default action are those of one robot; observations are a list with
+    one array a component, (N, ...); rewards are (N,) float64, terminated (N,) bool, info values (N, ...) arrays.
+    """
+
+    num_envs: int
+    control_period: float | None = None
+    overlaps: bool = False
+
+    @abstractmethod
+    def get_observation_space(self) -> gymnasium.spaces.Tuple:
+        """Return the space of one robot's observation, without the action buffer."""
+
+    @abstractmethod
+    def get_action_space(self) -> gymnasium.spaces.Box:
+        """Return the space of one robot's actions."""
+
+    @abstractmethod
+    def get_default_action(self) -> npt.NDArray[Any]:
+        """Return one robot's default action."""
+
+    @abstractmethod
+    def send_control(self, control: npt.NDArray[Any]) -> None:
+        """Apply the actions `control`, (N, ...), from now on."""
+
+    @abstractmethod
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[list[Any], dict[str, Any]]:
+        """Start an episode of every robot and return `(observations, info)`."""
+
+    @abstractmethod
+    def reset_rows(self, mask: BoolArray) -> tuple[list[Any], dict[str, Any]]:
+        """Start a new episode of the robots in `mask`, (N,), at this instant; the others go on undisturbed.
+
+        Returns:
+            `(observations, info)` of all N robots, captured anew.
+        """
+
+    @abstractmethod
+    def get_obs_rew_terminated_info(self) -> tuple[list[Any], FloatArray, BoolArray, dict[str, Any]]:
+        """Capture and return `(observations, rewards, terminated, info)`. Called once a time-step."""
+
+    def wait(self) -> None:  # noqa: B027 (optional)
+        """Make the world wait."""
+
+    def advance(self, until: float) -> None:
+        """Let the world run to the grid time `until`, s since `reset()` (worlds only)."""
+        raise NotImplementedError
+
+    def render(self) -> npt.NDArray[np.uint8] | None:
+        """Return a picture of the latest states, (height, width, 3) RGB, or None where there is none."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 (optional)
+        """Free what the interface holds. Called once, also after an error."""
