@@ -1,11 +1,16 @@
 """What a user writes: the interface between the environment and a device, a game, a simulation or a cluster."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    TupleSpace = gymnasium.spaces.Tuple[Any]
+else:  # Gymnasium before 1.4 has no parameter there
+    TupleSpace = gymnasium.spaces.Tuple
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
@@ -29,7 +34,7 @@ class RealTimeInterface(ABC):
     """Whether `advance` does work worth computing in the background on virtual time (solves, physics)."""
 
     @abstractmethod
-    def get_observation_space(self) -> gymnasium.spaces.Tuple:
+    def get_observation_space(self) -> TupleSpace:
         """Return the space of the observation, without the action buffer."""
 
     @abstractmethod
@@ -45,7 +50,9 @@ class RealTimeInterface(ABC):
         """Apply `control` from now on. It is a copy; keep it if you like. Must not block."""
 
     @abstractmethod
-    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[list[Any], dict[str, Any]]:
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[list[Any], dict[str, Any]]:
         """Start an episode and return `(observation, info)`.
 
         Args:
@@ -85,7 +92,7 @@ class VectorInterface(ABC):
     overlaps: bool = False
 
     @abstractmethod
-    def get_observation_space(self) -> gymnasium.spaces.Tuple:
+    def get_observation_space(self) -> TupleSpace:
         """Return the space of one robot's observation, without the action buffer."""
 
     @abstractmethod
@@ -101,7 +108,9 @@ class VectorInterface(ABC):
         """Apply the actions `control`, (N, ...), from now on."""
 
     @abstractmethod
-    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[list[Any], dict[str, Any]]:
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[list[Any], dict[str, Any]]:
         """Start an episode of every robot and return `(observations, info)`."""
 
     @abstractmethod

@@ -1,0 +1,1 @@
+"""The environments: time-steps, action buffer, runner."""

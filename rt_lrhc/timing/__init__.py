@@ -1,0 +1,1 @@
+"""Clocks, measured durations, and what the operating system grants."""
