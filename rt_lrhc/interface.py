@@ -7,6 +7,8 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
+from rt_lrhc.config import Clock
+
 if TYPE_CHECKING:
     TupleSpace = gymnasium.spaces.Tuple[Any]
 else:  # Gymnasium before 1.4 has no parameter there
@@ -29,6 +31,9 @@ class RealTimeInterface(ABC):
 
     control_period: float | None = None
     """Time between two grid points of the world, s; None for a device."""
+
+    clock: Clock = "wall"
+    """The clock that the environment runs it on; the environment sets it before the first `reset`."""
 
     overlaps: bool = False
     """Whether `advance` does work worth computing in the background on virtual time (solves, physics)."""
@@ -88,6 +93,7 @@ class VectorInterface(ABC):
     """
 
     num_envs: int
+    clock: Clock = "wall"
     control_period: float | None = None
     overlaps: bool = False
 

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from rt_lrhc.config import Clock, RealTimeConfig, check_episode_length, check_number
 from rt_lrhc.environment.captures import Captor, RowsCaptor, SingleCaptor
 from rt_lrhc.environment.engine import DeviceEngine, Durations, Engine, Interface, Schedule, WorldEngine
-from rt_lrhc.environment.first_row import is_world
+from rt_lrhc.environment.first_row import FirstRow, is_world
 from rt_lrhc.environment.runner import InlineRunner, Runner, ThreadRunner
 from rt_lrhc.environment.timing import Timing
 from rt_lrhc.errors import ConfigurationError, RealTimeError, RenderError
@@ -179,6 +179,8 @@ class Host:
                 f"{type(interface).__name__} has no advance(), so its time is the wall's: a device cannot run on "
                 'virtual time. Use clock="wall", or define advance() and control_period'
             )
+        inner = interface.rows if isinstance(interface, FirstRow) else interface
+        inner.clock = self.clock
         captor: Captor
         default = parts.default_action
         if num_envs is None:
