@@ -19,8 +19,9 @@ from gymnasium import spaces
 
 from rt_lrhc.cluster.client import ControlClusterClient
 from rt_lrhc.cluster.controller import ControllerSpec, Status
+from rt_lrhc.cluster.config import ClusterConfig
 from rt_lrhc.cluster.fallback import FallbackPolicy
-from rt_lrhc.cluster.launcher import ClusterConfig, ControlClusterServer
+from rt_lrhc.cluster.launcher import ControlClusterServer
 from rt_lrhc.config import check_choice
 from rt_lrhc.errors import ConfigurationError
 from rt_lrhc.interface import TupleSpace, VectorInterface

@@ -59,7 +59,7 @@ class CartPoleTask(ClusterTask):
             raise ConfigurationError(f"kick must be at least 0 rad/s, got {kick}")
         self.plant = CartPoles(num_robots, threads=physics_threads)
         self.control_period = control_period
-        self.controller_kwargs = {"control_period": control_period, **(controller_kwargs or {})}
+        self.controller_kwargs = dict(controller_kwargs or {})
         self._hanging = hanging
         self._kick = kick
         self._target_periods = max(1, round(min(target_period, 1e6) / control_period))
@@ -70,7 +70,8 @@ class CartPoleTask(ClusterTask):
             [
                 spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32),
                 spaces.Box(-COMMAND, COMMAND, (1,), np.float32),
-                spaces.Box(0.0, far, (1,), np.float32),
+                # -1: no plan yet.
+                spaces.Box(-1.0, far, (1,), np.float32),
             ]
         )
         self.action_space = spaces.Box(-COMMAND, COMMAND, (1,), np.float32)
