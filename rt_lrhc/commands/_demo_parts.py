@@ -21,6 +21,7 @@ FloatArray = npt.NDArray[np.float64]
 _MS = DurationUnit.MILLISECONDS
 _STEPS_SHOWN = 10
 COMPARED_SECONDS = 12.0
+_OTHERS = "other robots, from their own targets"
 
 
 def agent(observation: Any) -> npt.NDArray[np.float32]:
@@ -59,20 +60,35 @@ class WallRun:
         summary, report = self.summary, self.report
         fresh, total = report.fallback_periods[Fallback.FRESH].sum(), report.fallback_periods.sum()
         labels = ", ".join(
-            f"{report.fallback_periods[label].sum()} {label.name.lower()}" for label in Fallback if label != Fallback.FRESH
+            f"{report.fallback_periods[label].sum()} {label.name.lower()}"
+            for label in Fallback
+            if label != Fallback.FRESH
         )
         rows = [
-            ("cluster", f"{self.robots} controllers in {self.workers} workers ({self.backend}), up in {self.boot:.2f} s"),
+            (
+                "cluster",
+                f"{self.robots} controllers in {_counted(self.workers, 'worker')} ({self.backend}), "
+                f"up in {self.boot:.2f} s",
+            ),
             *(("granted", line) for line in self.granted.lines()),
-            ("time-step", f"{summary.step.format(_MS)} p50 / p99 / max of {summary.step.n} (nominal {self.time_step * 1e3:g} ms)"),
+            (
+                "time-step",
+                f"{summary.step.format(_MS)} p50 / p99 / max of {summary.step.n} (nominal {self.time_step * 1e3:g} ms)",
+            ),
             ("sent late by", f"{summary.send_lateness.format(_MS)}"),
             ("captured late by", f"{summary.capture_lateness.format(_MS)}"),
             ("solve", f"{self.solve.format(_MS)} for a worker's batch, of {self.solve.n}"),
             ("inference", f"{summary.inference.format(_MS)}"),
-            ("deadlines missed", f"{report.misses.sum()} of {total} robot-periods; {summary.overruns} overruns"),
+            (
+                "deadlines missed",
+                f"{report.misses.sum()} of {total} robot-periods; {summary.overruns} overruns",
+            ),
             ("plans", f"{fresh} of {total} robot-periods fresh; fallbacks: {labels}"),
             ("real-time factor", f"{self.simulated / self.wall:.3f}"),
-            ("tracking error", f"{np.sqrt(np.mean(self.errors**2)):.3f} m RMS, swing-up from hanging included"),
+            (
+                "tracking error",
+                f"{np.sqrt(np.mean(self.errors**2)):.3f} m RMS, swing-up from hanging included",
+            ),
             *(("worker ended", str(event)) for event in report.events),
         ]
         return [f"      {name:17} {text}" for name, text in rows]
@@ -93,7 +109,10 @@ class WallRun:
             "overruns": self.summary.overruns,
             "misses": int(report.misses.sum()),
             "robot_periods": int(report.fallback_periods.sum()),
-            **{f"fallback_{label.name.lower()}": int(report.fallback_periods[label].sum()) for label in Fallback},
+            **{
+                f"fallback_{label.name.lower()}": int(report.fallback_periods[label].sum())
+                for label in Fallback
+            },
             "real_time_factor": self.simulated / self.wall,
             "workers_ended": [str(event) for event in report.events],
         }
@@ -103,8 +122,6 @@ class WallRun:
         trace, periods = self.trace, self.periods
         middle = max(0, len(trace["grid"]) // 2 - _STEPS_SHOWN // 2)
         steps = trace["grid"][middle : middle + _STEPS_SHOWN + 1]
-        first = periods[np.searchsorted(periods[:, 0], steps[0] - 1e-3)][0] if len(periods) else steps[0]
-        due = steps[0] + np.round((periods[:, 0] - first) / self.control_period) * self.control_period
         lanes = [
             Lane(
                 "agent",
@@ -115,7 +132,7 @@ class WallRun:
             Lane("capture", Work.CAPTURE, np.stack([trace["capture_begin"], trace["capture_end"]], axis=1)),
             Lane("plant", Work.PLANT, periods[:, 2:4]),
             *(
-                Lane(f"worker {index}", Work.SOLVE, spans, _next_due(spans, due))
+                Lane(f"worker {index}", Work.SOLVE, spans, _deadlines(spans, periods[:, 0]))
                 for index, spans in enumerate(self.solves)
             ),
         ]
@@ -128,14 +145,18 @@ class WallRun:
             first_step=middle,
             title="An agent, its plants and their controllers on one clock",
             subtitle=f"{self.robots} cart-poles, control period {self.control_period * 1e3:g} ms, "
-            f"time-step {self.time_step * 1e3:g} ms, {self.workers} workers ({self.backend})",
+            f"time-step {self.time_step * 1e3:g} ms, {_counted(self.workers, 'worker')} ({self.backend})",
         )
 
 
-def _next_due(spans: FloatArray, due: FloatArray) -> FloatArray:
-    """Return the first start of a control period after each solve's begin: its deadline, (n,), s."""
-    index = np.searchsorted(due, spans[:, 0], side="right")
-    return np.where(index < len(due), due[np.minimum(index, len(due) - 1)], np.inf)
+def _deadlines(spans: FloatArray, begins: FloatArray) -> FloatArray:
+    """Return the first begin of a control period after each solve's begin: there its plan is due, (n,), s."""
+    index = np.searchsorted(begins, spans[:, 0], side="right")
+    return np.where(index < len(begins), begins[np.minimum(index, len(begins) - 1)], np.inf)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def run_on_the_wall_clock(robots: int, seconds: float, workers: int | None, seed: int) -> WallRun:
@@ -185,14 +206,18 @@ def run_on_the_wall_clock(robots: int, seconds: float, workers: int | None, seed
 
 @dataclass(frozen=True)
 class Way:
-    """One way to run the task: how often robots fell, and where they went. Arrays are (steps, N)."""
+    """One way to run the task: where the carts went, m, and who left the track. Arrays are (steps, N)."""
 
     name: str
-    falls: int
     time: FloatArray
     positions: FloatArray
     targets: FloatArray
-    upright: FloatArray
+    left_track: npt.NDArray[np.bool_]
+
+    @property
+    def falls(self) -> int:
+        """Episodes that ended off the track, with the pole down."""
+        return int(self.left_track.sum())
 
     @property
     def error(self) -> float:
@@ -210,7 +235,7 @@ class Comparison:
     def lines(self) -> list[str]:
         """Return the figures for people."""
         return [
-            f"      {way.name:28} tracking error {way.error:.3f} m RMS, {way.falls} falls of {self.robots} robots"
+            f"      {way.name:28} tracking error {way.error:.3f} m RMS, {_counted(way.falls, 'fall')}"
             for way in self.ways
         ]
 
@@ -226,16 +251,27 @@ class Comparison:
         """Draw where the carts went, one panel a way."""
         panels = []
         for way in self.ways:
-            lines = [Curve("target", way.time, way.targets[:, 0], reference=True)]
-            lines += [Curve("other robots: distance from their targets", way.time, way.positions[:, k] - way.targets[:, k], faint=True) for k in range(1, way.positions.shape[1])]
-            lines.append(Curve("cart of robot 0", way.time, way.positions[:, 0]))
+            # An episode that ends is followed by the next one, elsewhere: no line joins them.
+            shown = np.where(way.left_track, np.nan, way.positions)
+            others = [
+                Curve(_OTHERS, way.time, shown[:, robot] - way.targets[:, robot], faint=True)
+                for robot in range(1, self.robots)
+            ]
+            lines = [
+                Curve("target of robot 0", way.time, way.targets[:, 0], reference=True),
+                *others,
+                Curve("cart of robot 0", way.time, shown[:, 0]),
+            ]
+            fell = way.time[way.left_track.any(axis=1)]
             panels.append(
                 Panel(
                     way.name,
                     "cart position / m",
                     tuple(lines),
-                    note=f"RMS error {way.error:.2f} m, {way.falls} falls",
+                    note=f"RMS error {way.error:.2f} m, {_counted(way.falls, 'fall')}",
                     limits=(-2.5, 2.5),
+                    marks=np.stack([fell, np.full(len(fell), -2.2)], axis=1),
+                    marks_name="a robot fell and left the track",
                 )
             )
         return curves(
@@ -252,7 +288,9 @@ def compare(robots: int, workers: int | None, seed: int) -> Comparison:
         ("pipelined, not compensated", {"mode": "pipelined"}, False),
         ("blocking", {"mode": "blocking"}, None),
     )
-    return Comparison(tuple(_run_way(name, robots, workers, seed, kwargs, flag) for name, kwargs, flag in ways), robots)
+    return Comparison(
+        tuple(_run_way(name, robots, workers, seed, kwargs, flag) for name, kwargs, flag in ways), robots
+    )
 
 
 def _run_way(
@@ -264,16 +302,15 @@ def _run_way(
     steps = round(COMPARED_SECONDS / 0.02)
     config["ep_max_length"] = steps + 1
     env: Any = gym.make_vec("rt_lrhc:rt-sim-v0", num_envs=robots, config=config)
-    falls, positions, targets, upright = 0, [], [], []
+    positions, targets, left_track = [], [], []
     try:
         observation, _ = env.reset(seed=seed)
         for _ in range(steps):
             observation, _, terminated, _, _ = env.step(agent(observation))
-            falls += int(terminated.sum())
+            left_track.append(terminated)
             positions.append(observation[0][:, 0])
             targets.append(observation[1][:, 0])
-            upright.append(observation[0][:, 2])
     finally:
         env.close()
-    moments = np.arange(1, steps + 1) * 0.02
-    return Way(name, falls, moments, np.array(positions, float), np.array(targets, float), np.array(upright, float))
+    moments = np.arange(1, steps + 1, dtype=np.float64) * 0.02
+    return Way(name, moments, np.array(positions, float), np.array(targets, float), np.array(left_track))

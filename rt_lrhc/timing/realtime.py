@@ -269,7 +269,7 @@ class ProcessTuning:
         self._lock = threading.Lock()
         # All below is written under the lock.
         self._users = 0
-        self._switch_interval_before: float | None = None
+        self._switch_intervals: tuple[float, float] | None = None  # before, and as it was set
         self._unfreeze = False
         self._memory_locked = False
 
@@ -299,7 +299,7 @@ class ProcessTuning:
             return granted + Granted(
                 (
                     Grant("switch interval", _ms(SWITCH_INTERVAL), True, _ms(sys.getswitchinterval())),
-                    Grant("garbage collector", "collected", True, f"{gc.get_freeze_count()} objects frozen"),
+                    Grant("garbage collector", "freeze", True, f"{gc.get_freeze_count()} objects frozen"),
                 )
             )
 
@@ -313,18 +313,22 @@ class ProcessTuning:
                 self._restore()
 
     def _tune(self) -> None:
-        self._switch_interval_before = sys.getswitchinterval()
-        sys.setswitchinterval(min(SWITCH_INTERVAL, self._switch_interval_before))
+        before = sys.getswitchinterval()
+        if before > SWITCH_INTERVAL:
+            sys.setswitchinterval(SWITCH_INTERVAL)
+            self._switch_intervals = (before, sys.getswitchinterval())
         # A program that froze objects itself keeps them frozen: unfreeze knows no difference.
         self._unfreeze = gc.get_freeze_count() == 0
         gc.collect()
         gc.freeze()
 
     def _restore(self) -> None:
-        before, self._switch_interval_before = self._switch_interval_before, None
-        # The interpreter keeps whole microseconds.
-        if before is not None and abs(sys.getswitchinterval() - min(SWITCH_INTERVAL, before)) < 1e-6:
-            sys.setswitchinterval(before)
+        if self._switch_intervals is not None:
+            before, tuned = self._switch_intervals
+            if sys.getswitchinterval() == tuned:
+                # The interpreter cuts off what is less than a microsecond.
+                sys.setswitchinterval(before + 0.5e-6)
+            self._switch_intervals = None
         if self._unfreeze:
             gc.unfreeze()
             self._unfreeze = False
@@ -364,7 +368,7 @@ def _reason_against_memory_lock() -> str:
 
 
 def _has_capability(number: int) -> bool:
-    for line in _read("/proc/self/status").splitlines():
+    for line in _read("/proc/thread-self/status").splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> number & 1)
     return False
@@ -460,8 +464,8 @@ def machine() -> Machine:
         cpu=_cpu_model(cpuinfo),
         cores=os.cpu_count() or 1,
         usable_cores=usable_cores(),
-        cpu_quota=_cpu_quota(),
-        memory=_memory_limit(),
+        cpu_quota=cpu_quota(),
+        memory=memory_limit(),
         load=os.getloadavg(),
         kernel=platform.release(),
         preemption=_preemption(platform.version()),
@@ -475,7 +479,7 @@ def machine() -> Machine:
 def usable_cores() -> int:
     """Return how many CPUs this process may keep busy, by its affinity and its container's quota; at least 1."""
     cores = len(os.sched_getaffinity(os.getpid()))
-    quota = _cpu_quota()
+    quota = cpu_quota()
     return cores if quota is None else max(1, min(cores, math.floor(quota)))
 
 
@@ -492,21 +496,31 @@ def _preemption(version: str) -> str:
     return words[0] if words else "unknown"
 
 
-def _cgroup_folders(controller: str, root: Path, membership: str) -> Iterator[Path]:
-    """Yield this process's control group and those above it, for version 2 (controller "") or 1."""
-    for line in membership.splitlines():
+def _cgroup_folders(controller: str, root: Path, membership: str | None) -> Iterator[Path]:
+    """Yield this process's control group and those above it, whose limits hold as well.
+
+    Args:
+        controller: A controller of version 1, or "" for version 2.
+        root: Where the control groups are mounted.
+        membership: Text of /proc/self/cgroup; None reads it.
+    """
+    text = _read("/proc/self/cgroup") if membership is None else membership
+    for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
         if controller in controllers.split(","):
-            folder = root / controller / path.lstrip("/")
-            yield from (part for part in (folder, *folder.parents) if part == root or root in part.parents)
+            top = root / controller
+            folder = top / path.lstrip("/")
+            yield from (part for part in (folder, *folder.parents) if part.is_relative_to(top))
 
 
-def _cpu_quota(root: Path = Path("/sys/fs/cgroup"), membership: str | None = None) -> float | None:
-    """Return the tightest limit on CPU time above this process, in CPUs; limits of any ancestor hold."""
-    membership = _read("/proc/self/cgroup") if membership is None else membership
-    quotas = []
-    for folder in _cgroup_folders("", root, membership):
-        quotas.append(_read(folder / "cpu.max").split())
+def cpu_quota(root: Path = Path("/sys/fs/cgroup"), membership: str | None = None) -> float | None:
+    """Return the tightest limit on CPU time that a container sets for this process, in CPUs; None if there is none.
+
+    Args:
+        root: Where the control groups are mounted.
+        membership: Text of /proc/self/cgroup; None reads it.
+    """
+    quotas = [_read(folder / "cpu.max").split() for folder in _cgroup_folders("", root, membership)]
     for folder in _cgroup_folders("cpu", root, membership):
         quotas.append(
             [_read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()]
@@ -515,14 +529,17 @@ def _cpu_quota(root: Path = Path("/sys/fs/cgroup"), membership: str | None = Non
     return min(limits, default=None)
 
 
-def _memory_limit(root: Path = Path("/sys/fs/cgroup"), membership: str | None = None) -> int:
-    """Return the tightest limit on memory above this process, or the memory there is, bytes."""
-    membership = _read("/proc/self/cgroup") if membership is None else membership
+def memory_limit(root: Path = Path("/sys/fs/cgroup"), membership: str | None = None) -> int:
+    """Return how much memory this process may use, by its container or by what there is, bytes.
+
+    Args:
+        root: Where the control groups are mounted.
+        membership: Text of /proc/self/cgroup; None reads it.
+    """
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for folder in _cgroup_folders("", root, membership):
-        limits.extend(int(word) for word in _read(folder / "memory.max").split() if word.isdigit())
-    for folder in _cgroup_folders("memory", root, membership):
-        limits.extend(int(word) for word in _read(folder / "memory.limit_in_bytes").split() if word.isdigit())
+    for controller, name in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):
+        texts = (_read(folder / name).strip() for folder in _cgroup_folders(controller, root, membership))
+        limits.extend(int(text) for text in texts if text.isdigit())
     return min(limits)
 
 

@@ -1,0 +1,52 @@
+# Set-up and checks. A fresh machine needs python3 >= 3.11 with venv, and make; all else goes into .venv.
+#
+#   make demo     see it run               make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#   make test     everything that CI runs  (takes PyTorch without CUDA: 2.5 GB less to download)
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install
+BENCHMARKS := $(filter-out benchmarks/common.py,$(sort $(wildcard benchmarks/*.py)))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench clean
+
+help:  ## Show this list.
+	@sed -n 's/^\([a-z]*\):.*##/make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(VENV)/.installed  ## Watch 8 cart-poles run through their MPCs on the wall clock (ARGS="..." for options).
+	@$(BIN)/python -m rt_lrhc demo $(ARGS)
+
+test: $(VENV)/.checkers  ## Run ruff, mypy and pytest; all of them, also when one fails.
+	@failed=; \
+	for check in "ruff check ." "ruff format --check ." "mypy" "pytest $(ARGS)"; do \
+		echo "== $$check"; \
+		$(BIN)/python -m $$check || failed="$$failed, $$check"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "make test: failed: $${failed#, }" >&2; exit 1; fi
+
+bench: $(VENV)/.installed  ## Run every benchmark, one after the other; for one: .venv/bin/python benchmarks/NAME.py
+	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python $$benchmark; done
+
+clean:  ## Remove the virtual environment, caches and what was built.
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# PyTorch comes first, so that its index serves nothing else, and pinned, so that everybody runs the same one.
+$(VENV)/.installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "rt_lrhc needs Python >= 3.11, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1);" \
+			"name another one: make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.checkers: $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	@touch $@
