@@ -1,15 +1,15 @@
 """Where the two halves meet: N robots, each driven by its MPC in a control cluster, under references of an agent.
 
-At each control period i, at its grid time: collect the plans that were triggered at i - 1; apply to each robot the plan in
-force, or its fallback; publish the state at i and the references; trigger; let the plant run for one control period. A
-plan is therefore one control period old when it acts. With delay compensation its controller predicts the state over
+At each control period i, at its grid time: collect the plans that were triggered at i - 1; apply to each robot the plan
+in force, or its fallback; publish the state at i and the references; trigger; let the plant run for one control period.
+A plan is therefore one control period old when it acts. With delay compensation its controller predicts the state over
 that period; in blocking mode (solve, then move) there is no such delay, and no overlap either.
 """
 
 import importlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +18,8 @@ import torch
 from gymnasium import spaces
 
 from rt_lrhc.cluster.client import ControlClusterClient
-from rt_lrhc.cluster.controller import ControllerSpec, Status
 from rt_lrhc.cluster.config import ClusterConfig
+from rt_lrhc.cluster.controller import ControllerSpec, RHController, Status
 from rt_lrhc.cluster.fallback import FallbackPolicy
 from rt_lrhc.cluster.launcher import ControlClusterServer
 from rt_lrhc.config import check_choice
@@ -36,7 +36,7 @@ BoolArray = npt.NDArray[np.bool_]
 Mode = Literal["pipelined", "blocking"]
 
 PERIOD_COLUMNS = ("begin", "collected", "triggered", "plant_end")
-"""One row a control period, s of CLOCK_MONOTONIC: when it began, the inputs were applied, the solves were triggered and the
+"""One row a control period, s of CLOCK_MONOTONIC: when it began, its inputs were known, its solves were triggered and the
 plant had run."""
 
 
@@ -51,7 +51,7 @@ class ClusterTask(ABC):
 
     Attributes:
         plant: The robots.
-        controller: Factory of the controllers, `"package.module:factory"`.
+        controller: Factory of the controllers: `"package.module:factory"`, or a top-level function.
         controller_kwargs: Keyword arguments for it.
         control_period: Time between two inputs, s.
         reference_names: Names of the references that `references` returns; the controller's.
@@ -62,7 +62,7 @@ class ClusterTask(ABC):
     """
 
     plant: Plant
-    controller: str
+    controller: str | Callable[..., RHController]
     controller_kwargs: Mapping[str, Any]
     control_period: float
     reference_names: tuple[str, ...]
@@ -142,6 +142,11 @@ class ClusterInterface(VectorInterface):
         self._server: ControlClusterServer | None = None
         self._client: ControlClusterClient | None = None
         self.task: ClusterTask = _resolve_task(task)(num_robots=num_envs, **(task_kwargs or {}))
+        settings: dict[str, Any] = {
+            "nominal_age": 0 if self._blocking else 1,
+            "hang_limit": hang_limit,
+            "fallback": fallback or FallbackPolicy(),
+        }
         try:
             if namespace is None:
                 self._server = ControlClusterServer(
@@ -151,15 +156,13 @@ class ClusterInterface(VectorInterface):
                         num_robots=num_envs,
                         num_workers=workers,
                         control_period=self.task.control_period,
-                        nominal_age=0 if self._blocking else 1,
-                        hang_limit=hang_limit,
-                        fallback=fallback or FallbackPolicy(),
+                        **settings,
                     )
                 )
                 self._server.start()
                 self._client = self._server.connect()
             else:
-                self._client = ControlClusterClient.attach(namespace)
+                self._client = ControlClusterClient.attach(namespace, **settings)
             self._prepare(self._client.spec)
         except BaseException:
             self.close()
@@ -208,7 +211,9 @@ class ClusterInterface(VectorInterface):
         """Give the controllers other references, from their next trigger on."""
         self._references[:] = self.task.references(control)
 
-    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[list[Any], dict[str, Any]]:
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[list[Any], dict[str, Any]]:
         """Begin an episode of every robot, and solve until every controller has a plan: the clock has not started."""
         options = dict(options or {})
         schedule = options.pop("schedule", None)
@@ -223,7 +228,6 @@ class ClusterInterface(VectorInterface):
         self.send_control(np.repeat(np.asarray(self.task.default_action)[None], self.num_envs, axis=0))
         # Each solve initialises as many robots as the controllers' budget allows.
         for _ in range(self.num_envs + 1):
-            client.inputs(0)
             self._trigger(act_ns=0)
             client.collect(0, wait=True)
             if not (client.status == Status.INITIALISING).any():
@@ -258,7 +262,10 @@ class ClusterInterface(VectorInterface):
             self._trigger(act_ns=self._now_ns + (self._period_ns if self._compensates else 0))
         triggered = _now()
         plant = self.task.plant
-        plant.step(torch.from_numpy(inputs if self._to_plant is None else inputs[:, self._to_plant]), self.control_period or 0.0)
+        plant.step(
+            torch.from_numpy(inputs if self._to_plant is None else inputs[:, self._to_plant]),
+            self.control_period or 0.0,
+        )
         self.task.disturb()
         self._states = plant.state.numpy()
         self._accepted.append(accepted)
@@ -335,7 +342,9 @@ def _columns(what: str, wanted: tuple[str, ...], given: tuple[str, ...]) -> IntA
     """Return where each wanted name stands among the given ones; None where they are the same."""
     missing = [name for name in wanted if name not in given]
     if missing:
-        raise ConfigurationError(f"no {what} named {', '.join(missing)}: plant and controller must share names; got {given}")
+        raise ConfigurationError(
+            f"no {what} named {', '.join(missing)}: plant and controller must share names; got {given}"
+        )
     return None if wanted == given else np.array([given.index(name) for name in wanted])
 
 

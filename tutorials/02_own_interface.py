@@ -1,7 +1,8 @@
 """Tutorial 02: an interface of your own.
 
-A lift is commanded by its speed. Commands reach it after 30 ms, and its height sensor answers 20 ms late. The same class
-runs on the wall clock (as a real lift would) and on virtual time (for training). Run it: `python tutorials/02_own_interface.py`.
+A lift is commanded by its speed. Commands reach it after 30 ms, and its height sensor answers 20 ms late. The same
+class runs on the wall clock (as a real lift would) and on virtual time (for training). Run it:
+`python tutorials/02_own_interface.py`.
 """
 
 from collections import deque
@@ -21,7 +22,9 @@ class Lift(rt_lrhc.RealTimeInterface):
     control_period = 0.01  # the world's own time step; `advance` is called once for each
 
     def get_observation_space(self):
-        return gym.spaces.Tuple([gym.spaces.Box(-1.0, 11.0, (1,), np.float32), gym.spaces.Box(0.0, 10.0, (1,), np.float32)])
+        return gym.spaces.Tuple(
+            [gym.spaces.Box(-1.0, 11.0, (1,), np.float32), gym.spaces.Box(0.0, 10.0, (1,), np.float32)]
+        )
 
     def get_action_space(self):
         return gym.spaces.Box(-4.0, 4.0, (1,), np.float32)
@@ -56,7 +59,9 @@ class Lift(rt_lrhc.RealTimeInterface):
 
 config = rt_lrhc.DEFAULT_CONFIG_DICT.copy()
 config |= {"interface": Lift, "time_step_duration": 0.05, "start_obs_capture": 0.05, "ep_max_length": 200}
-config |= {"act_buf_len": 3}  # covers the total delay: (30 + 20 + 50) ms in steps of 50 ms, rounded up, and one more
+config |= {
+    "act_buf_len": 3
+}  # covers the total delay: (30 + 20 + 50) ms in steps of 50 ms, rounded up, and one more
 
 
 def agent(observation, aware):
@@ -82,7 +87,9 @@ for aware in (True, False):
     env.close()
     steps = [step for step, arrived in arrivals if arrived]
     name = "aware of the delay" if aware else "unaware"
-    print(f"virtual time, agent {name:18}: {len(steps)}/50 arrived, mean {np.mean(steps) if steps else np.nan:.0f} steps")
+    print(
+        f"virtual time, agent {name:18}: {len(steps)}/50 arrived, mean {np.mean(steps) if steps else np.nan:.0f} steps"
+    )
 
 env = gym.make("rt_lrhc:rt-v0", config=config)
 step, arrived, info = episode(env, 3, aware=True)

@@ -22,8 +22,8 @@ COMMAND = 1.0
 class CartPoleTask(ClusterTask):
     """Follow a target that jumps, from hanging or upright poles, under kicks.
 
-    Observation: `state` (cart position in m, sine and cosine of the pole's angle, cart velocity in m/s, pole velocity in
-    rad/s), `target` (m) and `plan_age` (control periods). Action: the commanded cart position, m. Reward:
+    Observation: `state` (cart position in m, sine and cosine of the pole's angle, cart velocity in m/s, pole velocity
+    in rad/s), `target` (m) and `plan_age` (control periods). Action: the commanded cart position, m. Reward:
     `-(x - target)^2 - 0.5 (1 - cos(angle))`. Terminated off the track.
 
     Args:
@@ -138,7 +138,9 @@ class CartPoleTask(ClusterTask):
         return draw(states, references[:, 0])
 
 
-def cart_pole_config(*, mode: str = "pipelined", workers: int | None = None, **task_kwargs: Any) -> dict[str, Any]:
+def cart_pole_config(
+    *, mode: str = "pipelined", workers: int | None = None, **task_kwargs: Any
+) -> dict[str, Any]:
     """Return a configuration for `gym.make` or `gym.make_vec`: cart-poles with their MPCs in a cluster of their own.
 
     Args:
