@@ -1,0 +1,1 @@
+"""The control cluster: N controllers in worker processes, and the client that drives robots by them."""

@@ -36,6 +36,8 @@ class Status(IntEnum):
     DIVERGED = 9
     INACTIVE = 10
     """The robot is not driven by its controller."""
+    LOST = 11
+    """The worker that drove the robot has ended."""
 
     @property
     def usable(self) -> bool:
@@ -118,7 +120,9 @@ class ControllerSpec:
 
 def _check_length(field: str, names: Sequence[str], values: Sequence[object]) -> None:
     if len(names) != len(values):
-        raise ConfigurationError(f"{field} must have {len(names)} entries ({', '.join(names)}), got {len(values)}")
+        raise ConfigurationError(
+            f"{field} must have {len(names)} entries ({', '.join(names)}), got {len(values)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,8 @@ class RHController(ABC):
     def solve(self, request: SolveRequest, plans: PlanBatch) -> None:
         """Solve the active rows of `request` and write their plans, status and figures into `plans`.
 
-        Arrays of `plans` hold what was written two requests ago. An exception marks the active rows `EXCEPTION`.
+        `plans.inputs` and `plans.states` hold what was written two requests ago; status and figures are cleared
+        (`NONE`, 0, NaN), so that a row left alone has no plan. An exception marks the active rows `EXCEPTION`.
         """
 
     def close(self) -> None:  # noqa: B027 (optional)

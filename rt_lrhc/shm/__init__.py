@@ -1,0 +1,1 @@
+"""Shared memory between processes: segments, layouts, views, doorbells, names. Knows nothing of robots."""
