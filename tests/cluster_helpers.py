@@ -1,5 +1,6 @@
 """What the tests of the cluster share."""
 
+import atexit
 import contextlib
 import os
 import signal
@@ -23,6 +24,12 @@ from rt_lrhc.shm.namespace import Namespace
 PERIOD = 20_000_000
 """The control period of these tests, ns."""
 
+NAME = f"test-{os.getpid()}"
+"""The namespace of these tests."""
+
+# Lock files are kept for good reason; that of a name which nobody will use again is not worth it.
+atexit.register(lambda: Namespace(NAME).lock_path.unlink(missing_ok=True))
+
 ECHO = "rt_lrhc.testing.echo:EchoController"
 CONTROLLERS = f"{Path(__file__).parent / 'cluster_controllers.py'}:"
 
@@ -35,7 +42,8 @@ def cluster(
     kwargs: Mapping[str, Any] | None = None,
     **rest: Any,
 ) -> Iterator[tuple[ControlClusterServer, ControlClusterClient]]:
-    """A running cluster and its client."""
+    """A running cluster and its client, under a name that no other test run uses."""
+    rest.setdefault("namespace", NAME)
     config = ClusterConfig(
         factory, num_robots, PERIOD * 1e-9, controller_kwargs=kwargs or {}, num_workers=num_workers, **rest
     )

@@ -23,6 +23,7 @@ from rt_lrhc.shm.namespace import clean
 from rt_lrhc.testing.echo import MARK
 from tests.cluster_helpers import (
     ECHO,
+    NAME,
     PERIOD,
     cluster,
     column,
@@ -138,46 +139,44 @@ def test_a_stopped_server_does_not_hold_up_the_end() -> None:
 
 
 def test_two_servers_of_one_namespace_the_second_is_told_the_pid_of_the_first() -> None:
-    name = f"test-{os.getpid()}"
-    with cluster(1, namespace=name) as (server, client):
-        second = ControlClusterServer(ClusterConfig(ECHO, 1, 0.02, namespace=name))
+    with cluster(1, namespace=NAME) as (server, client):
+        second = ControlClusterServer(ClusterConfig(ECHO, 1, 0.02, namespace=NAME))
         with pytest.raises(NamespaceBusy, match=f"held by process {server.pid}"):
             second.start()
         client.trigger(0, PERIOD, column(0), column(1))
         assert client.collect(PERIOD, wait=True).all(), "the first is not disturbed"
-    with cluster(1, namespace=name) as (server, client):
-        assert server.namespace == name
+    with cluster(1, namespace=NAME) as (server, client):
+        assert server.namespace == NAME
         with pytest.raises(NamespaceBusy):
-            ControlClusterClient.attach(name)
+            ControlClusterClient.attach(NAME)
     with pytest.raises(ClusterError, match="no cluster runs under the namespace"):
-        ControlClusterClient.attach(name)
+        ControlClusterClient.attach(NAME)
 
 
 def test_leftovers_of_a_killed_cluster_are_removed_by_the_next_of_that_name() -> None:
-    name = f"test-{os.getpid()}"
-    with cluster(1, namespace=name) as (server, _):
+    with cluster(1, namespace=NAME) as (server, _):
         os.kill(server.pid, signal.SIGKILL)
         eventually(lambda: not server.is_running, "the server ends")
-        assert not nothing_left_of(name)
-        with cluster(1, namespace=name) as (_, client):
+        assert not nothing_left_of(NAME)
+        with cluster(1, namespace=NAME) as (_, client):
             client.trigger(0, PERIOD, column(0), column(1))
             assert client.collect(PERIOD, wait=True).all()
-        assert nothing_left_of(name) and not clean(name)
+        assert nothing_left_of(NAME) and not clean(NAME)
 
 
 def test_close_is_idempotent_and_a_forgotten_cluster_ends_too() -> None:
-    server = ControlClusterServer(ClusterConfig(ECHO, 1, 0.02))
+    config = ClusterConfig(ECHO, 1, 0.02, namespace=NAME)
+    server = ControlClusterServer(config)
     server.close()
     with server:
-        name, pid = server.namespace, server.pid
+        pid = server.pid
         client = server.connect()
     server.close()
     client.close()
-    assert nothing_left_of(name) and not psutil.pid_exists(pid)
-    server = ControlClusterServer(ClusterConfig(ECHO, 1, 0.02)).start()
-    name = server.namespace
+    assert nothing_left_of(NAME) and not psutil.pid_exists(pid)
+    server = ControlClusterServer(config).start()
     del server
-    eventually(lambda: nothing_left_of(name), "the cluster of a collected handle ends")
+    eventually(lambda: nothing_left_of(NAME), "the cluster of a collected handle ends")
 
 
 def test_a_forked_child_cannot_end_the_cluster() -> None:
@@ -215,7 +214,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("moment", ["running", "importing", "building"])
 def test_when_its_owner_is_killed_the_cluster_goes_with_it(tmp_path: Path, moment: str) -> None:
-    name, mark = f"test-{os.getpid()}", f"RT_LRHC_TEST={os.getpid()}-{moment}"
+    name, mark = NAME, f"RT_LRHC_TEST={os.getpid()}-{moment}"
     started = tmp_path / "started"
     slow = f"open({str(started)!r}, 'w').close(); import time; time.sleep(60)\n"
     factories = {"running": "", "importing": slow, "building": f"def make(num_robots):\n    {slow}"}
@@ -238,7 +237,7 @@ def test_when_its_owner_is_killed_the_cluster_goes_with_it(tmp_path: Path, momen
 
 
 def test_a_forked_child_that_keeps_the_owners_socket_does_not_keep_the_cluster(tmp_path: Path) -> None:
-    name, mark = f"test-{os.getpid()}", f"RT_LRHC_TEST={os.getpid()}-forked"
+    name, mark = NAME, f"RT_LRHC_TEST={os.getpid()}-forked"
     text = "import os\n" + OWNER.replace(
         '    print("running"', '    os.fork() or time.sleep(60)\n        print("running"'
     )
@@ -259,7 +258,7 @@ def test_a_forked_child_that_keeps_the_owners_socket_does_not_keep_the_cluster(t
 
 @pytest.mark.parametrize("after", [0.1, 0.2, 0.27, 0.35, 0.45, 0.7])
 def test_an_interrupt_at_any_moment_leaves_nothing(tmp_path: Path, after: float) -> None:
-    name, mark = f"test-{os.getpid()}", f"RT_LRHC_TEST={os.getpid()}-{after}"
+    name, mark = NAME, f"RT_LRHC_TEST={os.getpid()}-{after}"
     owner = run_script(tmp_path / "owner.py", OWNER, mark, name, ECHO)
     time.sleep(after)
     owner.send_signal(signal.SIGINT)

@@ -134,7 +134,9 @@ def test_late_plans_replay_too() -> None:
         if step == 3:
             os.kill(pid, signal.SIGCONT)
         observation, *rest = env.step(agent(observation))
-        history.append((observation, *rest[:-1], {key: rest[-1][key] for key in ("plan_age", "plan_fallback")}))
+        history.append(
+            (observation, *rest[:-1], {key: rest[-1][key] for key in ("plan_age", "plan_fallback")})
+        )
     schedule = env.unwrapped.schedule()
     env.close()
     accepted = np.array(schedule.world)
@@ -171,13 +173,19 @@ def test_a_killed_worker_costs_only_its_own_robots() -> None:
     [
         ({"task": "nowhere:Task"}, ConfigurationError, "nowhere"),
         ({"mode": "sideways"}, ConfigurationError, "mode must be one of 'pipelined', 'blocking'"),
-        ({"task_kwargs": {"controller_kwargs": {"num_stagess": 3}}}, ControllerError, "did you mean 'num_stages'"),
+        (
+            {"task_kwargs": {"controller_kwargs": {"num_stagess": 3}}},
+            ControllerError,
+            "did you mean 'num_stages'",
+        ),
         ({"task_kwargs": {"kick": -1.0}}, ConfigurationError, "kick must be at least 0"),
         ({"namespace": "nobody-is-here"}, Exception, "nobody-is-here"),
         ({"colour": "red"}, ConfigurationError, "colour"),
     ],
 )
-def test_what_is_wrong_with_a_cluster_is_named(kwargs: dict[str, Any], error: type[Exception], said: str) -> None:
+def test_what_is_wrong_with_a_cluster_is_named(
+    kwargs: dict[str, Any], error: type[Exception], said: str
+) -> None:
     config = cart_pole_config()
     config["interface_kwargs"].update(kwargs)
     with pytest.raises(error, match=said):

@@ -34,7 +34,7 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def name() -> str:
-    return f"test-{os.getpid()}"
+    return f"test-{os.getpid()}-0"
 
 
 def _hold(name: str) -> "subprocess.Popen[bytes]":
@@ -87,6 +87,9 @@ def test_an_owner_that_locks_elsewhere_is_not_robbed(
             lock.remove_leftovers()
         lock.release()
         assert not leftovers() and not clean(name)
+        free = NamespaceLock.acquire_free(name[:-1])
+        assert free.namespace.name == f"{name[:-1]}1"
+        free.release()
     finally:
         _end(holder)
         clean(name)

@@ -12,7 +12,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from rt_lrhc.cluster.protocol import close_descriptors, describe_exit, receive_message, seqpacket_pair
+from rt_lrhc.cluster.protocol import close_descriptors, receive_message, seqpacket_pair
+from rt_lrhc.processes import describe_exit
 
 STDERR_KEPT = 4096
 """Bytes of stderr that are kept of each child."""

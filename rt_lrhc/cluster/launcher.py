@@ -19,8 +19,9 @@ import rt_lrhc.errors
 from rt_lrhc.cluster.client import ControlClusterClient
 from rt_lrhc.cluster.config import ClusterConfig
 from rt_lrhc.cluster.factories import FactoryName
-from rt_lrhc.cluster.protocol import describe_exit, receive_message, send_message, seqpacket_pair
+from rt_lrhc.cluster.protocol import receive_message, send_message, seqpacket_pair
 from rt_lrhc.errors import ClusterError, ClusterTimeout, EnvironmentStateError, SharedMemoryError
+from rt_lrhc.processes import describe_exit
 from rt_lrhc.shm import namespace as namespaces
 
 STOP_LIMIT = 2.0
@@ -148,7 +149,7 @@ class ControlClusterServer:
         self.config = config
         self._factory = FactoryName.of(config.factory)
         self._process: ServerProcess | None = None
-        self._finalizer: weakref.finalize[[], ControlClusterServer] | None = None
+        self._finalizer: weakref.finalize[..., ControlClusterServer] | None = None
         self._clients: weakref.WeakSet[ControlClusterClient] = weakref.WeakSet()
 
     def start(self) -> "ControlClusterServer":
@@ -181,7 +182,7 @@ class ControlClusterServer:
             "boot_timeout": config.boot_timeout,
         }
         process = self._process = ServerProcess()
-        self._finalizer = weakref.finalize(self, process.stop)
+        self._finalizer = weakref.finalize(self, _end, process, self._clients)
         try:
             process.boot(request, config.boot_timeout + _BOOT_MARGIN)
         except BaseException:
@@ -227,10 +228,8 @@ class ControlClusterServer:
 
     def close(self) -> None:
         """End the cluster and its clients. May be called twice and at any moment; bounded."""
-        for client in list(self._clients):
-            client.close()
         if self._process is not None:
-            self._process.stop()
+            _end(self._process, self._clients)
         if self._finalizer is not None:
             # Only now: an interruption above leaves it to the end of the program.
             self._finalizer.detach()
@@ -243,6 +242,15 @@ class ControlClusterServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _end(process: ServerProcess, clients: "weakref.WeakSet[ControlClusterClient]") -> None:
+    """End a server and the clients that were made by its handle."""
+    try:
+        for client in list(clients):
+            client.close()
+    finally:
+        process.stop()
 
 
 def _wait_for_end(process: "subprocess.Popen[bytes]", timeout: float) -> None:

@@ -4,7 +4,6 @@ import array
 import contextlib
 import json
 import os
-import signal
 import socket
 import struct
 from collections.abc import Iterable, Mapping
@@ -16,8 +15,6 @@ from rt_lrhc.errors import ClusterError, ConfigurationError
 MESSAGE_LIMIT = 128 * 1024
 """Longest message in bytes; the kernel's default socket buffer holds it."""
 DESCRIPTORS_LIMIT = 8
-TEXT_LIMIT = 16 * 1024
-"""Longest traceback in a message, characters; of a longer one the end is kept."""
 
 
 class Lifecycle(IntEnum):
@@ -114,17 +111,3 @@ def peer_credentials(channel: socket.socket) -> tuple[int, int]:
         "3i", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     )
     return pid, uid
-
-
-def describe_exit(code: int) -> str:
-    """Say in words how a process ended.
-
-    Args:
-        code: Exit status, or minus the signal that killed it.
-    """
-    if code >= 0:
-        return f"exited with status {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"

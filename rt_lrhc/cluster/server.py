@@ -22,9 +22,10 @@ from rt_lrhc.cluster.children import ChildProcess
 from rt_lrhc.cluster.clients import ClientDoor
 from rt_lrhc.cluster.factories import Factory, FactoryName, build
 from rt_lrhc.cluster.fields import ClusterShape, spec_from_json, spec_to_json
-from rt_lrhc.cluster.protocol import TEXT_LIMIT, receive_message, send_message
+from rt_lrhc.cluster.protocol import receive_message, send_message
 from rt_lrhc.cluster.workers import WorkerSlot
 from rt_lrhc.errors import ClusterError, ClusterTimeout, ControllerError, RealTimeError
+from rt_lrhc.processes import TEXT_LIMIT
 from rt_lrhc.shm.header import SegmentState, write_state
 from rt_lrhc.shm.layout import create
 from rt_lrhc.shm.namespace import Namespace, NamespaceLock
@@ -85,10 +86,13 @@ class Server:
 
     def _boot(self) -> None:
         self._watch_owner()
-        self._lock = self._take_namespace()
+        if self._wanted_namespace is None:
+            self._lock = NamespaceLock.acquire_free()
+        else:
+            self._lock = NamespaceLock.acquire(Namespace(self._wanted_namespace))
+            self._lock.remove_leftovers()
         # Told before anything exists there: whoever kills this process knows what to clean.
         self._tell_owner({"type": "namespace", "namespace": self._lock.namespace.name})
-        self._lock.remove_leftovers()
         factory = self._import_factory()
         shape = ClusterShape(
             spec_from_json(self._probe(factory)), self._num_robots, self._num_workers, self._control_period_ns
@@ -110,11 +114,6 @@ class Server:
         )
         write_state(self._segment, SegmentState.READY)
         self._tell_owner({"type": "ready"})
-
-    def _take_namespace(self) -> NamespaceLock:
-        if self._wanted_namespace is None:
-            return NamespaceLock.acquire_free()
-        return NamespaceLock.acquire(Namespace(self._wanted_namespace))
 
     def _watch_owner(self) -> None:
         # The control socket tells of an orderly end at once; the pidfd also of one whose socket a forked child keeps.

@@ -25,7 +25,13 @@ from rt_lrhc.shm.doorbell import Doorbell
 BOUND_TOLERANCE = 1e-6
 """By how much an input may exceed a bound: times the range of the input, or the bound where the range is infinite."""
 _IDLE_TIMEOUT = 1.0
-_STATUSES = np.array([status.value for status in Status])
+
+# Plain integers: an array takes five times as long over a member of an IntEnum (3 us against 0.6).
+_NONE, _SOLVED, _ITERATION_LIMIT = map(int, (Status.NONE, Status.SOLVED, Status.ITERATION_LIMIT))
+_EXCEPTION, _NONFINITE_INPUT, _INACTIVE = map(
+    int, (Status.EXCEPTION, Status.NONFINITE_INPUT, Status.INACTIVE)
+)
+_LAST_STATUS = max(map(int, Status))
 
 
 @dataclass(frozen=True)
@@ -148,31 +154,32 @@ class Worker:
             deadline=math.inf if client.deadline == NO_DEADLINE else int(client.deadline) * 1e-9,
         )
         # A row that its controller forgets must not pass for what it was two requests ago.
-        plans.status.fill(Status.NONE)
+        plans.status.fill(_NONE)
         plans.iterations.fill(0)
         for figures in (plans.cost, plans.residual, plans.solve_time):
             figures.fill(math.nan)
-        if active.any():
+        if np.count_nonzero(active):
             try:
                 self._controller.solve(request, plans)
                 self._solved_epoch[active] = epoch[active]
                 self._vouch(plans, active)
             except Exception:
-                plans.status.fill(Status.EXCEPTION)
+                plans.status.fill(_EXCEPTION)
                 self._complaints.exception("a controller raised; its robots run on their fallback")
-        plans.status[~finite] = Status.NONFINITE_INPUT
-        plans.status[~driven] = Status.INACTIVE
+        if np.count_nonzero(active) < len(active):
+            plans.status[~finite] = _NONFINITE_INPUT
+            plans.status[~driven] = _INACTIVE
         self._memory.worker.reset_epoch[slot] = epoch
 
     def _vouch(self, plans: PlanBatch, active: BoolArray) -> None:
         status = plans.status
-        unknown = ~np.isin(status, _STATUSES) if status.min() < 0 or status.max() >= len(_STATUSES) else None
-        if unknown is not None:
+        unknown = (status < 0) | (status > _LAST_STATUS)
+        if np.count_nonzero(unknown):
             self._complaints.message(
                 f"a controller wrote the status {status[unknown][0]}, which is none of Status"
             )
-            status[unknown] = Status.EXCEPTION
-        usable = (status == Status.SOLVED) | (status == Status.ITERATION_LIMIT)
+            status[unknown] = _EXCEPTION
+        usable = (status == _SOLVED) | (status == _ITERATION_LIMIT)
         self._check.label(plans, active & usable)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 from rt_lrhc.cluster.children import ChildProcess
 from rt_lrhc.cluster.controller import ControllerSpec, RHController
 from rt_lrhc.cluster.fields import SERVER, WORKER, ClientBlock, ServerBlock, WorkerBlock, block_of
-from rt_lrhc.cluster.protocol import Lifecycle, describe_exit, send_message
+from rt_lrhc.cluster.protocol import Lifecycle, send_message
 from rt_lrhc.cluster.worker import Worker, WorkerMemory
 from rt_lrhc.errors import ControllerError, RealTimeError
+from rt_lrhc.processes import describe_exit
 from rt_lrhc.shm.arrays import bind
 from rt_lrhc.shm.doorbell import Doorbell
 from rt_lrhc.shm.header import process_start_time

@@ -119,13 +119,21 @@ class NamespaceLock:
     def acquire_free(cls, prefix: str = "auto") -> "NamespaceLock":
         """Take the first free one of `prefix0`, `prefix1`, ...: unique among the living, and few files in all.
 
+        What a dead owner left there is removed.
+
         Raises:
-            SharedMemoryError: If a lock file cannot be opened.
+            SharedMemoryError: If a lock file cannot be opened, or a leftover cannot be removed.
         """
         number = 0
         while True:
             with contextlib.suppress(NamespaceBusy):
-                return cls.acquire(Namespace(f"{prefix}{number}"), patience=0.0)
+                lock = cls.acquire(Namespace(f"{prefix}{number}"), patience=0.0)
+                try:
+                    lock.remove_leftovers()
+                    return lock
+                except BaseException:
+                    lock.release()
+                    raise
             number += 1
 
     def remove_leftovers(self) -> tuple[Leftover, ...]:
