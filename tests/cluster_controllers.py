@@ -1,6 +1,7 @@
 """Factories that the tests name by this file's path; run in the cluster's own processes."""
 
 import os
+import signal
 import sys
 import time
 from typing import Any
@@ -96,3 +97,10 @@ class OneRobot(OneRobotController):
 
 def robot_by_robot(num_robots: int, gain: float = 0.5) -> RHController:
     return RobotByRobot([OneRobot(gain) for _ in range(num_robots)])
+
+
+def killed_once_in_a_batch(num_robots: int, path: str) -> RHController:
+    if num_robots > 1 and not os.path.exists(path):
+        open(path, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return EchoController(num_robots)

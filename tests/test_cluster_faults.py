@@ -1,10 +1,12 @@
 """Processes that end when nobody expects it: labelled, reported, survived by the others, and nothing left behind."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,9 @@ from rt_lrhc.cluster.fallback import FallbackPolicy
 from rt_lrhc.cluster.launcher import ControlClusterServer
 from rt_lrhc.cluster.protocol import Fallback, Lifecycle
 from rt_lrhc.cluster.reader import ClusterReader
+from rt_lrhc.cluster.restarts import RestartPolicy
 from rt_lrhc.errors import ClusterError, NamespaceBusy, SharedMemoryError
-from rt_lrhc.shm.namespace import clean
+from rt_lrhc.shm.namespace import Namespace, clean
 from rt_lrhc.testing.echo import MARK
 from tests.cluster_helpers import (
     ECHO,
@@ -37,6 +40,9 @@ from tests.cluster_helpers import (
 
 pytestmark = pytest.mark.timeout(60)
 
+NEVER = RestartPolicy(delay=3600.0)
+"""A worker that served is not started again within a test."""
+
 
 @pytest.mark.parametrize(
     ("fault", "how"),
@@ -45,7 +51,10 @@ pytestmark = pytest.mark.timeout(60)
 def test_the_death_of_a_worker_costs_its_own_robots_alone(fault: str, how: str) -> None:
     kwargs = {"faults": {fault: [3]}, "marked_only": True}
     policy = FallbackPolicy(shift=0.06, hold=0.02)
-    with cluster(5, 2, kwargs=kwargs, fallback=policy) as (server, client), reader(server) as looking:
+    with (
+        cluster(5, 2, kwargs=kwargs, fallback=policy, restarts=NEVER) as (server, client),
+        reader(server) as looking,
+    ):
         states, references = column(MARK - 0.5, -0.5, 0, 0, 0), column(MARK, 0, 0.1, 0.2, 0.3)
         labels = []
         for period in range(8):
@@ -73,7 +82,7 @@ def test_the_death_of_a_worker_costs_its_own_robots_alone(fault: str, how: str) 
 
 
 def test_an_answer_given_before_the_death_still_counts() -> None:
-    with cluster(1) as (server, client), reader(server) as looking:
+    with cluster(1, restarts=NEVER) as (server, client), reader(server) as looking:
         client.trigger(0, PERIOD, column(0), column(1))
         eventually(lambda: looking.workers[0].done == 1, "the answer")
         (pid,) = worker_pids(server)
@@ -88,7 +97,7 @@ def test_an_answer_given_before_the_death_still_counts() -> None:
 
 
 def test_a_client_that_comes_after_a_death_is_told() -> None:
-    with cluster(2, 2) as (server, client):
+    with cluster(2, 2, restarts=RestartPolicy(backoff=3600.0)) as (server, client):
         os.kill(worker_pids(server)[1], signal.SIGTERM)
         eventually(lambda: not (client.collect(0).any() or client.alive[1]), "the death is noticed")
         client.close()
@@ -297,3 +306,86 @@ def test_importing_the_cluster_loads_neither_torch_nor_casadi() -> None:
         "sys.exit(sum(name in sys.modules for name in ('torch', 'casadi')))"
     )
     assert subprocess.run([sys.executable, "-c", text], timeout=30, check=False).returncode == 0
+
+
+CLIENT = """
+import sys, time
+import numpy as np
+from rt_lrhc.cluster.client import ControlClusterClient
+
+if __name__ == "__main__":
+    client = ControlClusterClient.attach(sys.argv[1])
+    print("driving", flush=True)
+    for period in range(100000):
+        client.trigger(period * 20_000_000, (period + 1) * 20_000_000, np.zeros((4, 1)), np.ones((4, 1)))
+        client.collect((period + 1) * 20_000_000)
+        client.inputs((period + 1) * 20_000_000)
+"""
+
+
+def test_a_killed_client_leaves_a_cluster_that_another_one_drives_without_its_plans(tmp_path: Path) -> None:
+    mark = f"RT_LRHC_TEST={os.getpid()}-client"
+    with cluster(4, 2) as (server, first):
+        first.close()
+        pids = worker_pids(server)
+        for _ in range(5):
+            driver = run_script(tmp_path / "client.py", CLIENT, mark, server.namespace)
+            assert driver.stdout is not None and driver.stderr is not None
+            assert driver.stdout.readline() == "driving\n"
+            driver.kill()
+            driver.wait(10)
+            driver.stdout.close()
+            driver.stderr.close()
+            with server.connect() as client:
+                client.collect(0, wait=True)
+                client.inputs(0)
+                assert (client.fallback == Fallback.SAFE).all(), "no plan of the dead client acts"
+                client.trigger(PERIOD, 2 * PERIOD, column(0, 0, 0, 0), column(0.5, 0.5, 0.5, 0.5))
+                client.collect(2 * PERIOD, wait=True)
+                assert (client.inputs(2 * PERIOD) == 0.5).all() and client.fresh.all()
+        assert worker_pids(server) == pids, "no worker was harmed"
+
+
+def test_of_servers_started_at_once_under_one_name_exactly_one_wins() -> None:
+    config = ClusterConfig(ECHO, 1, 0.02, namespace=NAME)
+    for _ in range(5):
+        servers = [ControlClusterServer(config) for _ in range(3)]
+        with ThreadPoolExecutor(3) as pool:
+            started = [pool.submit(server.start) for server in servers]
+        errors = [one.exception() for one in started]
+        assert sorted(error is None for error in errors) == [False, False, True]
+        winner = servers[errors.index(None)]
+        for error in errors:
+            assert error is None or (
+                isinstance(error, NamespaceBusy) and f"process {winner.pid}" in str(error)
+            )
+        for server in servers:
+            server.close()
+    assert nothing_left_of(NAME)
+
+
+def test_a_cluster_whose_names_somebody_removes_goes_on_and_heals() -> None:
+    with cluster(2, 2) as (server, client):
+        Path("/dev/shm", Namespace(server.namespace).segment_name[1:]).unlink()
+        Namespace(server.namespace).socket_path.unlink()
+        os.kill(client.worker_pids[0], signal.SIGKILL)
+        eventually(
+            lambda: client.collect(0) is not None and client.report().respawns[0] == 1, "the next life"
+        )
+        client.trigger(0, PERIOD, column(0, 0), column(1, 1))
+        assert client.collect(PERIOD, wait=True).all()
+
+
+@pytest.mark.parametrize("after", [0.05, 0.3, 0.6])
+def test_two_interrupts_in_a_row_leave_nothing(tmp_path: Path, after: float) -> None:
+    mark = f"RT_LRHC_TEST={os.getpid()}-twice-{after}"
+    owner = run_script(tmp_path / "owner.py", OWNER, mark, NAME, ECHO)
+    time.sleep(after)
+    owner.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        owner.send_signal(signal.SIGINT)
+    owner.communicate(timeout=20)
+    assert owner.returncode not in (0, None)
+    eventually(lambda: not marked_processes(mark), "no process is left")
+    eventually(lambda: nothing_left_of(NAME), "no name is left")

@@ -9,7 +9,8 @@ from rt_lrhc.cluster.client import ControlClusterClient
 from rt_lrhc.cluster.controller import Status
 from rt_lrhc.cluster.fallback import FallbackPolicy
 from rt_lrhc.cluster.protocol import Fallback
-from rt_lrhc.errors import ClusterTimeout, ConfigurationError, EnvironmentStateError, NamespaceBusy
+from rt_lrhc.cluster.restarts import RestartPolicy
+from rt_lrhc.errors import ConfigurationError, EnvironmentStateError, NamespaceBusy
 from tests.cluster_helpers import (
     CONTROLLERS,
     PERIOD,
@@ -214,18 +215,19 @@ def test_without_new_plans_a_robot_shifts_then_holds_then_gets_the_safe_input() 
         np.testing.assert_allclose([value for value, _ in seen], [1.0, 0.8, 0.6, 0.6, 0.6, 0.0, 0.0])
 
 
-def test_the_hang_limit_ends_a_wait_and_names_the_worker() -> None:
-    with cluster(4, 2, hang_limit=0.1) as (server, client):
+def test_a_worker_that_is_silent_for_the_hang_limit_is_killed_and_the_wait_ends() -> None:
+    with cluster(4, 2, hang_limit=0.1, restarts=RestartPolicy(backoff=3600.0)) as (server, client):
         slow = worker_pids(server)[1]
         with stopped(slow):
             client.trigger(0, PERIOD, column(0, 0, 0, 0), column(1, 1, 1, 1))
-            with pytest.raises(ClusterTimeout, match=rf"worker 1 \(process {slow}, robots 2 to 3\).*0\.1 s"):
-                client.collect(PERIOD, wait=True)
+            assert client.collect(PERIOD, wait=True).tolist() == [True, False]
             client.inputs(PERIOD)
             assert client.fresh.tolist() == [True, True, False, False]
-        client.collect(2 * PERIOD, wait=True, workers=np.array([False, True]))
-        client.inputs(2 * PERIOD)
-        assert client.fallback.tolist() == [Fallback.SHIFT] * 2 + [Fallback.LATE] * 2
+        assert client.alive.tolist() == [True, False] and client.lives_ended.tolist() == [0, 0, 1, 1]
+        report = client.report()
+        assert report.hangs.tolist() == report.deaths.tolist() == [0, 1]
+        (event,) = report.events
+        assert (event.worker, event.pid) == (1, slow) and "hang limit of 0.1 s and was killed" in str(event)
 
 
 def test_a_second_client_is_refused_and_a_later_one_inherits_no_plan() -> None:

@@ -70,7 +70,9 @@ def test_poles_are_swung_up_and_carts_follow_their_targets(mode: str) -> None:
     env.close()
 
 
-def episode(id: str, late_at: int | None = None, schedule: Any = None, **kwargs: Any) -> Any:
+def episode(
+    id: str, late_at: int | None = None, schedule: Any = None, fresh: list[int] | None = None, **kwargs: Any
+) -> Any:
     env = cart_poles(id, 8, ep_max_length=5, **kwargs)
     history = [env.reset(seed=7, options=None if schedule is None else {"schedule": schedule})]
     for step in range(8):
@@ -78,6 +80,8 @@ def episode(id: str, late_at: int | None = None, schedule: Any = None, **kwargs:
             time.sleep(0.13)
         history.append(env.step(agent(history[-1][0])))
     recorded = env.unwrapped.schedule()
+    if fresh is not None:
+        fresh.append(env.unwrapped.interface.client.report().fallback_periods[Fallback.FRESH].sum())
     env.close()
     for *_, info in history:
         for part in (info, info.get("final_info", {})):
@@ -100,17 +104,37 @@ def is_equal_schedule(a: Any, b: Any) -> bool:
 
 
 def test_a_wall_episode_in_which_nothing_was_late_equals_the_virtual_one() -> None:
-    virtual, on_time = episode(VIRTUAL)
+    fresh: list[int] = []
+    virtual, on_time = episode(VIRTUAL, fresh=fresh)
     again, _ = episode(VIRTUAL)
     assert equal(virtual, again), "one seed, two virtual episodes"
     assert any(step[3].any() for step in virtual[1:]), "one autoreset inside"
-    assert 8 * len(on_time.world) - 20 >= 200, "at least 200 fresh plans"
+    assert fresh[0] >= 200
     for _ in range(5):
         wall, schedule = episode(WALL)
         if is_equal_schedule(schedule, on_time):
             break
     assert is_equal_schedule(schedule, on_time), "five episodes on the wall clock were all late"
     assert equal(wall, virtual)
+
+
+def test_a_robot_that_ends_changes_nothing_of_its_neighbours_plans() -> None:
+    config = cart_pole_config() | {"overlap": "off"}  # nothing runs between two calls
+    env = gym.make_vec(VIRTUAL, num_envs=3, config=config)
+    observation, _ = env.reset(seed=0)
+    interface = env.unwrapped.interface
+    for _ in range(4):
+        observation, *_ = env.step(agent(observation))
+    mask = np.array([True, False, False])
+    before = [
+        value.copy() for value in (interface.client.age, interface.client.fresh, interface.client.fallback)
+    ]
+    _, info = interface.reset_rows(mask)
+    after = (info["plan_age"], info["plan_fresh"], info["plan_fallback"])
+    for old, new in zip(before, after, strict=True):
+        assert np.array_equal(old[1:], new[1:])
+    assert info["plan_age"][0] == -1 and not info["plan_fresh"][0]
+    env.close()
 
 
 def test_a_late_episode_equals_its_replay() -> None:

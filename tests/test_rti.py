@@ -506,3 +506,31 @@ def test_a_first_guess_obeys_dynamics_and_bounds() -> None:
         sqp.step()
         costs.append(sqp.cost)
     assert costs[2] < 0.5 * costs[0]
+
+
+def test_a_controller_in_a_new_process_goes_on_where_the_last_one_died() -> None:
+    """Restored from what was published, the next plans are those of a controller that never died, over the top too."""
+    kept, dying, successor = (cart_poles(3) for _ in range(3))
+    states = np.array([[0.0, np.pi - 0.1, 0.0, 0.0], [0.1, 0.2, 0.0, 0.0], [0.0, 6.5 * np.pi, 0.0, 1.0]])
+    for period in range(5):
+        time = period * PERIOD
+        asked = request(states, time, act_time=time + PERIOD, reset=np.full(3, period == 0))
+        expected, plans = make_plans(kept, 3), make_plans(dying, 3)
+        kept.solve(asked, expected)
+        (dying if period < 4 else successor).solve(asked, plans)
+        assert (expected.status == Status.SOLVED).all()
+        np.testing.assert_allclose(plans.inputs, expected.inputs, atol=1e-6)
+        np.testing.assert_allclose(plans.states, expected.states, atol=1e-6)
+        if period == 3:
+            assert successor.restore(plans, np.array([True, True, True]), time + PERIOD).all()
+        states = states + 0.01
+
+
+def test_a_row_without_a_usable_plan_is_not_restored() -> None:
+    controller = cart_poles(2)
+    plans = make_plans(controller, 2)
+    controller.solve(request(some_states(2)), plans)
+    successor = cart_poles(2, cold_starts_per_solve=1)
+    assert successor.restore(plans, np.array([False, True]), 0.0).tolist() == [False, True]
+    successor.solve(request(some_states(2), PERIOD, reset=np.array([True, False])), plans)
+    assert plans.status.tolist() == [Status.SOLVED, Status.SOLVED], "the budget of cold starts is one"

@@ -112,10 +112,15 @@ class ChildProcess:
 
     def kill(self) -> None:
         """Kill it with SIGKILL, which nothing can hold up, and reap it."""
+        self.order_kill()
+        if self.exit_code() is None:
+            self.wait(5.0)
+
+    def order_kill(self) -> None:
+        """Send SIGKILL, without waiting for the end."""
         if self.exit_code() is None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            self.wait(5.0)
 
     def close(self) -> None:
         """Kill it if it lives, and close what belongs to it. May be called twice."""

@@ -6,7 +6,6 @@ import selectors
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rt_lrhc.cluster.protocol import close_descriptors, peer_credentials, receive_message, send_message
 from rt_lrhc.cluster.workers import WorkerSlot
@@ -32,6 +31,7 @@ class ClientDoor:
         self._workers = workers
         self._selector = selector
         self._client: socket.socket | None = None
+        self._untold: dict[int, WorkerSlot] = {}
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(path))
         self._path.chmod(0o600)
@@ -45,12 +45,30 @@ class ClientDoor:
         sockets = (self._listener, self._client)
         return tuple(one.fileno() for one in sockets if one is not None)
 
-    def tell(self, message: dict[str, Any] | None) -> None:
-        """Tell the client, if there is one and it listens."""
-        if message is not None and self._client is not None:
-            # One that does not read loses news, not more; one that is gone is noticed by the selector.
-            with contextlib.suppress(OSError):
-                send_message(self._client, message)
+    def tell_of(self, worker: WorkerSlot) -> None:
+        """Tell the client that a worker has ended, or that its next life is ready."""
+        self._untold[worker.index] = worker
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell what could not be told before: a client that does not read for long hears the newest of each worker."""
+        while self._untold and self._client is not None:
+            worker = next(iter(self._untold.values()))
+            try:
+                self._tell_state(self._client, worker)
+            except BlockingIOError:
+                return
+            except OSError:  # it is gone, which the selector notices
+                break
+            del self._untold[worker.index]
+        if self._client is None:
+            self._untold.clear()
+
+    def _tell_state(self, client: socket.socket, worker: WorkerSlot) -> None:
+        if worker.ready:
+            send_message(client, worker.announcement(), [worker.child.pidfd])
+        elif (obituary := worker.obituary()) is not None:
+            send_message(client, obituary)
 
     def close(self) -> None:
         """Part with the client and stop listening."""
@@ -79,10 +97,13 @@ class ClientDoor:
         try:
             send_message(newcomer, {"type": "segment"}, [self._segment.fd])
             for worker in self._workers:
-                descriptors = [worker.go.fd, worker.done.fd, worker.child.pidfd]
+                descriptors = [worker.go.fd, worker.done.fd]
+                if worker.ready:
+                    descriptors.append(worker.child.pidfd)
                 send_message(newcomer, worker.introduction(), descriptors)
             for worker in self._workers:
-                self.tell(worker.obituary())
+                if not worker.ready:
+                    self._tell_state(newcomer, worker)
             send_message(newcomer, {"type": "welcome"})
         except OSError:
             self._part()

@@ -8,6 +8,7 @@ from typing import Any
 
 from rt_lrhc.cluster.controller import RHController
 from rt_lrhc.cluster.fallback import FallbackPolicy
+from rt_lrhc.cluster.restarts import RestartPolicy
 from rt_lrhc.errors import ConfigurationError
 from rt_lrhc.shm.namespace import Namespace
 
@@ -25,9 +26,10 @@ class ClusterConfig:
         num_workers: Worker processes; None for one less than the usable cores. Never more than robots.
         namespace: Name under which others may attach; None for one that no living cluster has.
         boot_timeout: Longest time from start to ready, s.
-        hang_limit: Longest wait for an answer, s.
+        hang_limit: Longest time that a worker may owe an answer, s; then it is killed, and started again.
         nominal_age: Control periods between a plan's state and the period in which it acts: 1 pipelined, 0 blocking.
         fallback: What acts on a robot that has no plan of nominal age.
+        restarts: When a worker that has died is started again.
 
     Raises:
         ConfigurationError: If one of them is not as said here.
@@ -43,6 +45,7 @@ class ClusterConfig:
     hang_limit: float = 5.0
     nominal_age: int = 1
     fallback: FallbackPolicy = field(default_factory=FallbackPolicy)
+    restarts: RestartPolicy = field(default_factory=RestartPolicy)
 
     def __post_init__(self) -> None:
         for name, value in (("num_robots", self.num_robots), ("num_workers", self.num_workers)):

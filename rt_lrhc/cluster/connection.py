@@ -16,6 +16,9 @@ from rt_lrhc.shm.layout import inspect, require_equal
 from rt_lrhc.shm.namespace import Namespace
 from rt_lrhc.shm.segment import Segment
 
+News = tuple[dict[str, Any], list[int]]
+"""A message and the descriptors that came with it."""
+
 
 @dataclass
 class WorkerLink:
@@ -24,9 +27,9 @@ class WorkerLink:
     Attributes:
         index: Number of the worker.
         rows: Its robots.
-        incarnation: Its present life.
+        incarnation: Its present life, or the last one.
         pid: The process of that life.
-        pidfd: Readable once that process has ended; -1 when that has been noticed.
+        pidfd: Readable once that process has ended; -1 when that has been noticed, and before it is ready.
         go: Rung by the client.
         done: Rung by the worker.
         request: The client's block, which the client writes.
@@ -44,6 +47,16 @@ class WorkerLink:
     request: ClientBlock
     answer: WorkerBlock
     server: ServerBlock
+
+    def end_life(self) -> None:
+        """Note that its process has ended."""
+        close_descriptors([self.pidfd] if self.pidfd >= 0 else [])
+        self.pidfd = -1
+
+    def begin_life(self, incarnation: int, pid: int, pidfd: int) -> None:
+        """Note its next life, whose pidfd is then the link's."""
+        self.end_life()
+        self.incarnation, self.pid, self.pidfd = incarnation, pid, pidfd
 
 
 class Connection:
@@ -69,7 +82,7 @@ class Connection:
         self.namespace = namespace
         self.lost = False
         self.workers: list[WorkerLink] = []
-        self._early_news: list[dict[str, Any]] = []
+        self._early_news: list[News] = []
         self._segment: Segment | None = None
         self._pid = os.getpid()
         self.control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -116,14 +129,14 @@ class Connection:
                 shape = ClusterShape.from_layout(layout)
                 require_equal(shape.layout(), layout)
                 arrays = bind(self._segment, layout, writers=(CLIENT,))
-            elif message["type"] == "worker" and len(descriptors) == 3 and shape is not None:
+            elif message["type"] == "worker" and len(descriptors) in (2, 3) and shape is not None:
                 self._link(message, descriptors, shape, arrays)
             elif (
                 message["type"] == "welcome" and shape is not None and len(self.workers) == shape.num_workers
             ):
                 return shape
-            elif message["type"] == "worker_ended":
-                self._early_news.append(message)
+            elif message["type"] in ("worker_ended", "worker_ready"):
+                self._early_news.append((message, descriptors))
             else:
                 close_descriptors(descriptors)
                 raise LayoutError(
@@ -138,7 +151,7 @@ class Connection:
         arrays: dict[str, dict[str, Any]],
     ) -> None:
         index = int(message["worker"])
-        go, done, pidfd = descriptors
+        go, done, pidfd = (*descriptors, -1)[:3]
         self.workers.append(
             WorkerLink(
                 index,
@@ -164,8 +177,11 @@ class Connection:
             raise ClusterError(f"the server of cluster {self.namespace!r} ended while we connected")
         return received
 
-    def news(self) -> list[dict[str, Any]]:
-        """Return the messages that came from the server since the last call; never blocks."""
+    def news(self) -> "list[News]":
+        """Return the messages that came from the server since the last call, with their descriptors; never blocks.
+
+        The descriptors are the caller's to close.
+        """
         messages, self._early_news = self._early_news, []
         while not self.lost:
             try:
@@ -175,8 +191,7 @@ class Connection:
             if received is None:
                 self.lost = True
             else:
-                close_descriptors(received[1])
-                messages.append(received[0])
+                messages.append(received)
         return messages
 
     def close(self) -> None:
@@ -188,8 +203,10 @@ class Connection:
         for worker in self.workers:
             worker.go.close()
             worker.done.close()
-            close_descriptors([worker.pidfd] if worker.pidfd >= 0 else [])
-            worker.pidfd = -1
+            worker.end_life()
+        for _, descriptors in self._early_news:
+            close_descriptors(descriptors)
+        self._early_news.clear()
         self.workers.clear()  # with them go the views, which keep the memory mapped
         if self._segment is not None:
             self._segment.close()

@@ -190,5 +190,19 @@ class RHController(ABC):
         (`NONE`, 0, NaN), so that a row left alone has no plan. An exception marks the active rows `EXCEPTION`.
         """
 
+    def restore(self, plans: PlanBatch, usable: BoolArray, stage_time: float) -> BoolArray:
+        """Start warm: called once, before the first solve, when the process that held these robots before has died.
+
+        Args:
+            plans: The last plans that it published. Copy what you keep: the arrays are written again.
+            usable: Rows whose plan is good, (B,).
+            stage_time: Grid time of stage 0 of the plans, s.
+
+        Returns:
+            Rows that will start from their plan, (B,). The first request says `reset` for all others. None of them
+            unless a controller does better.
+        """
+        return np.zeros(len(usable), np.bool_)
+
     def close(self) -> None:  # noqa: B027 (optional)
         """Free what the controller holds. Called once, when the worker ends in an orderly way."""

@@ -2,7 +2,7 @@
 
 Each class below is one block for each worker, with one writer. Its attributes are the fields: the arrays that a process
 works on, and the rows from which the layout is made. Letters in shapes: B robots of the worker, N stages, nx states,
-nu inputs, nr references.
+nu inputs, nr references, H answers in the window of a profile: the entry of answer n (counted from 0) is n modulo H.
 
 Protocol. The client issues request q to a worker only when q - 1 is answered: payload into slot q & 1, then the words,
 then `request = q`, then it rings the worker. The worker answers in the same slot, then `done = q`, then it rings the
@@ -27,6 +27,9 @@ CLIENT = "client"
 WORKER = "worker"
 SERVER = "server"
 
+PROFILE_WINDOW = 256
+"""Answers of each worker whose times and figures are kept for readers."""
+
 NO_DEADLINE = 2**63 - 1
 """A deadline in ns that never comes."""
 
@@ -44,6 +47,10 @@ def _word(unit: str) -> _Row:
     return _Row(unit, (), slotted=False)
 
 
+def _window(unit: str, *shape: str) -> _Row:
+    return _Row(unit, ("H", *shape), slotted=False)
+
+
 def _slots(unit: str, *shape: str) -> _Row:
     return _Row(unit, shape, slotted=True)
 
@@ -58,6 +65,11 @@ class ClientBlock:
     time: Annotated[IntArray, _word("ns")]
     act_time: Annotated[IntArray, _word("ns")]
     deadline: Annotated[IntArray, _word("ns of CLOCK_MONOTONIC")]
+    asked: Annotated[IntArray, _word("ns of CLOCK_MONOTONIC, when the request was written")]
+    collected: Annotated[IntArray, _word("answers taken")]
+    profile_write: Annotated[IntArray, _window("ns to write the request")]
+    profile_read: Annotated[IntArray, _window("ns to take the answer")]
+    profile_queue: Annotated[IntArray, _window("ns that the answer lay before it was taken")]
     states: Annotated[FloatArray, _slots("spec.state_units", "B", "nx")]
     references: Annotated[FloatArray, _slots("spec.reference_units", "B", "nr")]
     inputs_in_force: Annotated[FloatArray, _slots("spec.input_units", "B", "nu")]
@@ -70,7 +82,16 @@ class WorkerBlock:
     """What one worker answers."""
 
     begun: Annotated[IntArray, _word("requests begun")]
-    done: Annotated[IntArray, _word("requests answered")]
+    done: Annotated[IntArray, _word("number of the request that was answered last")]
+    answered: Annotated[IntArray, _word("requests answered")]
+    profile_wake: Annotated[IntArray, _window("ns from the request to the begin of its solve")]
+    profile_wall: Annotated[IntArray, _window("ns of wall time of the batch")]
+    profile_cpu: Annotated[IntArray, _window("ns of thread CPU time of the batch")]
+    profile_solve: Annotated[FloatArray, _window("s of thread CPU time of the robot's solve", "B")]
+    profile_iterations: Annotated[IntArray, _window("iterations", "B")]
+    profile_cost: Annotated[FloatArray, _window("cost of the plan", "B")]
+    profile_residual: Annotated[FloatArray, _window("infinity norm", "B")]
+    failures: Annotated[IntArray, _word("answers to active robots without a usable plan")]
     incarnation: Annotated[IntArray, _slots("life of the worker that answered")]
     period: Annotated[IntArray, _slots("control periods, as in the request")]
     state_time: Annotated[IntArray, _slots("ns, grid time of the states that were solved for")]
@@ -142,6 +163,7 @@ class ClusterShape:
                 "nx": self.spec.nx,
                 "nu": self.spec.nu,
                 "nr": self.spec.nr,
+                "H": PROFILE_WINDOW,
             }
             for writer, table in _TABLE:
                 blocks.append(Block(f"{writer}{worker}", writer, _rows_of(table, sizes)))
@@ -170,8 +192,10 @@ class ClusterShape:
                 raise ValueError(
                     f"{numbers[0]} robots, {numbers[1]} workers, {numbers[2]} ns a control period"
                 )
+            if numbers[1] * len(_TABLE) != len(layout.blocks):
+                raise ValueError(f"{numbers[1]} workers, but {len(layout.blocks)} blocks")
             return cls(spec_from_json(attributes["spec"]), *numbers)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise LayoutError(
                 f"the segment is not a control cluster: {type(error).__name__}: {error}"
             ) from error

@@ -1,5 +1,6 @@
 """The hand-over between the client and one worker: write a request, take the answer."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from rt_lrhc.cluster.connection import WorkerLink
 from rt_lrhc.cluster.controller import FloatArray, IntArray, Status
 from rt_lrhc.cluster.fallback import Choice, Plans
+from rt_lrhc.cluster.fields import PROFILE_WINDOW
 from rt_lrhc.cluster.report import Ledger
 
 # Plain integers: comparing an array with a member of an IntEnum takes five times as long (3 us against 0.6).
@@ -43,7 +45,9 @@ class WorkerView:
     Attributes:
         link: Its doorbells and its memory.
         alive: Whether its process lives, as far as the client has noticed.
-        explained: Whether the server has said how it ended.
+        explained: Whether the server has said how it ended, or there was no life to end.
+        silent_ns: For how long it has owed an answer while this client was running, ns.
+        killed_at: When this client killed it because it was silent for too long, s of the monotonic clock; else None.
         looked_at: Whether the present `collect` looks at it.
         request: Requests issued to it.
         outstanding: Whether it owes an answer: it is busy.
@@ -52,12 +56,15 @@ class WorkerView:
 
     def __init__(self, link: WorkerLink, state: ClientState) -> None:
         self.link = link
-        self.alive = True
-        self.explained = False
+        self.alive = link.pidfd >= 0
+        self.explained = not self.alive
+        self.silent_ns = 0
+        self.killed_at: float | None = None
         self.looked_at = True
         self.request = int(link.request.request)
         # An earlier client may have left a request; it keeps the worker busy, and its epochs are not accepted.
-        self.outstanding = int(link.answer.done) != self.request
+        self.outstanding = self.alive and int(link.answer.done) != self.request
+        self._collected = int(link.request.collected)
         rows, plans = link.rows, state.plans
         self.active: IntArray = state.active[rows]
         self._period = int(link.request.period)
@@ -95,6 +102,7 @@ class WorkerView:
         references: FloatArray,
     ) -> None:
         """Write the next request: payload, then words. The bell follows."""
+        begin = time.monotonic_ns()
         self.request += 1
         to_states, to_references, to_inputs, to_active, to_epoch = self._slots[self.request & 1]
         rows, words = self.link.rows, self.link.request
@@ -108,11 +116,41 @@ class WorkerView:
         words.time[...] = time_ns
         words.act_time[...] = act_time_ns
         words.deadline[...] = deadline
+        words.asked[...] = asked = time.monotonic_ns()
+        words.profile_write[self._collected % PROFILE_WINDOW] = asked - begin
         words.request[...] = self.request
         self.outstanding = True
+        self.silent_ns = 0
+
+    def end_life(self) -> None:
+        """Note that its process has ended: it owes nothing any more."""
+        self.alive = self.outstanding = False
+        self.killed_at = None
+        self.link.end_life()
+
+    def begin_life(self, incarnation: int, pid: int, pidfd: int) -> None:
+        """Note its next life, which is asked from the next trigger on."""
+        self.link.begin_life(incarnation, pid, pidfd)
+        self.alive = True
+        self.explained = False
+        # The next request goes to the slot that does not hold the last whole answer: later lives start from that.
+        self.request += (self.request ^ int(self.link.answer.done)) & 1
+
+    def is_hung(self, hang_limit_ns: int) -> bool:
+        """Whether it has been silent for too long; an answer that was not looked at is none of its fault."""
+        return self.silent_ns > hang_limit_ns and int(self.link.answer.done) != self.request
 
     def accept(self, time_ns: int, state: ClientState, ledger: Ledger) -> None:
         """Copy what is usable of the answer out of the shared memory; it acts from `time_ns` on."""
+        begin = time.monotonic_ns()
+        self._take(time_ns, state, ledger)
+        words, entry = self.link.request, self._collected % PROFILE_WINDOW
+        words.profile_queue[entry] = begin - int(self.link.answer.end[self.request & 1])
+        words.profile_read[entry] = time.monotonic_ns() - begin
+        self._collected += 1
+        words.collected[...] = self._collected
+
+    def _take(self, time_ns: int, state: ClientState, ledger: Ledger) -> None:
         answer, slot, rows = self.link.answer, self.request & 1, self.link.rows
         if answer.incarnation[slot] != self.link.incarnation or answer.period[slot] != self._period:
             return

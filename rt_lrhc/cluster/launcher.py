@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import math
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
 import weakref
@@ -18,6 +20,7 @@ from typing import Any
 import rt_lrhc.errors
 from rt_lrhc.cluster.client import ControlClusterClient
 from rt_lrhc.cluster.config import ClusterConfig
+from rt_lrhc.cluster.connection import Connection
 from rt_lrhc.cluster.factories import FactoryName
 from rt_lrhc.cluster.protocol import receive_message, send_message, seqpacket_pair
 from rt_lrhc.errors import ClusterError, ClusterTimeout, EnvironmentStateError, SharedMemoryError
@@ -28,6 +31,8 @@ STOP_LIMIT = 2.0
 """Seconds that a server has to end before it is killed."""
 
 _BOOT_MARGIN = 2.0
+_REPLACE_BACKOFF = 0.1
+_REPLACE_BACKOFF_LIMIT = 10.0
 _INSIDE = "RT_LRHC_INSIDE_CLUSTER"
 _BOOTSTRAP = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
@@ -68,6 +73,17 @@ class ServerProcess:
     def is_running(self) -> bool:
         """Whether it lives."""
         return self._process.poll() is None
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether it was ended by SIGKILL, which comes from outside; for one that seems to have ended just now."""
+        _wait_for_end(self._process, 1.0)
+        return self._process.poll() == -signal.SIGKILL
+
+    def interrupt(self) -> None:
+        """Tell it to end, without waiting: also a `boot()` that waits in another thread then fails."""
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
 
     def boot(self, request: dict[str, Any], timeout: float) -> None:
         """Send the boot request and wait until the cluster is ready.
@@ -129,6 +145,54 @@ class ServerProcess:
             self._control.close()
 
 
+class Replacement(threading.Thread):
+    """Makes, beside the control loop, a server in the place of one that has died, and a connection to it.
+
+    Attributes:
+        process: The new server; None while there is none.
+        connection: Our connection to it; None if it could not be started.
+        error: Why not.
+    """
+
+    def __init__(self, dead: ServerProcess, request: dict[str, Any], timeout: float) -> None:
+        super().__init__(name="cluster server replacement", daemon=True)
+        self._dead = dead
+        self._request = request
+        self._timeout = timeout
+        self._cancelled = False
+        self.process: ServerProcess | None = None
+        self.connection: Connection | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Remove what the dead one left, start another, connect."""
+        process: ServerProcess | None = None
+        try:
+            self._dead.stop()
+            self.process = process = ServerProcess()
+            if self._cancelled:
+                raise ClusterError("the replacement was cancelled")
+            process.boot(self._request, self._timeout)
+            if process.namespace is None:
+                raise ClusterError("the new server did not tell its namespace")
+            self.connection = Connection(process.namespace)
+        except Exception as error:
+            self.error = error
+            if process is not None:
+                process.stop()
+
+    def cancel(self) -> None:
+        """End it, and what it has made; bounded."""
+        self._cancelled = True
+        if self.process is not None:
+            self.process.interrupt()
+        self.join(2.0 * STOP_LIMIT + 1.0)
+        if self.connection is not None:
+            self.connection.close()
+        if self.process is not None:
+            self.process.stop()
+
+
 class ControlClusterServer:
     """Starts, holds and ends a cluster of controllers; a context manager.
 
@@ -149,6 +213,9 @@ class ControlClusterServer:
         self.config = config
         self._factory = FactoryName.of(config.factory)
         self._process: ServerProcess | None = None
+        self._replacement: Replacement | None = None
+        self._failed_replacements = 0
+        self._replace_at = 0.0
         self._finalizer: weakref.finalize[..., ControlClusterServer] | None = None
         self._clients: weakref.WeakSet[ControlClusterClient] = weakref.WeakSet()
 
@@ -169,8 +236,37 @@ class ControlClusterServer:
             )
         if self._process is not None:
             raise ClusterError("this cluster server has been started already; make another one")
+        self._start()
+        return self
+
+    def _start(self) -> None:
+        give_up = time.monotonic() + self.config.boot_timeout
+        while True:
+            process = self._hold(ServerProcess())
+            try:
+                process.boot(self._boot_request(), self.config.boot_timeout + _BOOT_MARGIN)
+                return
+            except BaseException as error:
+                self.close()
+                # One that somebody kills is started again; the others end as they would the next time.
+                if (
+                    time.monotonic() >= give_up
+                    or not isinstance(error, ClusterError)
+                    or not process.was_killed
+                ):
+                    raise
+
+    def _hold(self, process: ServerProcess) -> ServerProcess:
+        """Take a server as ours: it ends with this object."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self._process = process
+        self._finalizer = weakref.finalize(self, _end, process, self._clients)
+        return process
+
+    def _boot_request(self) -> dict[str, Any]:
         config = self.config
-        request = {
+        return {
             "type": "boot",
             "owner_pid": os.getpid(),
             "factory": asdict(self._factory),
@@ -180,28 +276,72 @@ class ControlClusterServer:
             "control_period_ns": config.control_period_ns,
             "namespace": config.namespace,
             "boot_timeout": config.boot_timeout,
+            "restarts": asdict(config.restarts),
         }
-        process = self._process = ServerProcess()
-        self._finalizer = weakref.finalize(self, _end, process, self._clients)
-        try:
-            process.boot(request, config.boot_timeout + _BOOT_MARGIN)
-        except BaseException:
-            self.close()
-            raise
-        return self
+
+    def replace(self, client: ControlClusterClient) -> bool:
+        """Replace a server that has died, in the background; for the control loop, while `client.lost`. Never blocks.
+
+        The first call starts another server in a thread, a later one hands it to `client`, which goes on with it. A
+        server that cannot be started is tried again, each time after a longer wait.
+
+        Returns:
+            Whether `client` has just been given the new server.
+        """
+        if self._finalizer is None or self._process is None:
+            raise EnvironmentStateError("the cluster server is not running; call start() first")
+        now = time.monotonic()
+        if self._replacement is None:
+            if now >= self._replace_at:
+                timeout = self.config.boot_timeout + _BOOT_MARGIN
+                self._replacement = Replacement(self._process, self._boot_request(), timeout)
+                self._replacement.start()
+            return False
+        if self._replacement.is_alive():
+            return False
+        replacement, self._replacement = self._replacement, None
+        if replacement.process is None or replacement.connection is None:
+            self._failed_replacements += 1
+            wait = min(_REPLACE_BACKOFF * 2.0**self._failed_replacements, _REPLACE_BACKOFF_LIMIT)
+            self._replace_at = now + wait
+            warnings.warn(
+                f"the cluster server died and could not be replaced; the next attempt is in {wait:.1f} s: "
+                f"{replacement.error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return False
+        self._failed_replacements = 0
+        self._hold(replacement.process)
+        client.adopt(replacement.connection)
+        return True
 
     def connect(self) -> ControlClusterClient:
         """Return a client of this cluster, with the settings of the configuration. It is closed with this server.
+
+        A server that somebody has killed since its start is started again.
 
         Raises:
             EnvironmentStateError: Before `start()` and after `close()`.
             NamespaceBusy: If another live client drives the cluster.
         """
+        give_up = time.monotonic() + self.config.boot_timeout
+        while True:
+            try:
+                return self._connect()
+            except ClusterError:
+                if time.monotonic() >= give_up or self._process is None or not self._process.was_killed:
+                    raise
+                self.close()
+                self._start()
+
+    def _connect(self) -> ControlClusterClient:
         client = ControlClusterClient.attach(
             self.namespace,
             nominal_age=self.config.nominal_age,
             fallback=self.config.fallback,
             hang_limit=self.config.hang_limit,
+            grace=math.inf,
         )
         self._clients.add(client)
         return client
@@ -228,6 +368,9 @@ class ControlClusterServer:
 
     def close(self) -> None:
         """End the cluster and its clients. May be called twice and at any moment; bounded."""
+        if self._replacement is not None:
+            self._replacement.cancel()
+            self._replacement = None
         if self._process is not None:
             _end(self._process, self._clients)
         if self._finalizer is not None:

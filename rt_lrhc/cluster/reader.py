@@ -3,6 +3,7 @@
 from rt_lrhc.cluster.fields import ClientBlock, ClusterShape, ServerBlock, WorkerBlock, block_of
 from rt_lrhc.errors import SharedMemoryError
 from rt_lrhc.shm.arrays import bind
+from rt_lrhc.shm.header import SegmentState, read_state
 from rt_lrhc.shm.layout import inspect, require_equal
 from rt_lrhc.shm.namespace import Namespace
 from rt_lrhc.shm.segment import Segment
@@ -30,6 +31,7 @@ class ClusterReader:
         self._segment = Segment.attach(Namespace(namespace).segment_name)
         try:
             header, layout = inspect(self._segment)
+            self._header = header
             if not header.owner_is_alive():
                 raise SharedMemoryError(
                     f"the cluster {namespace!r} was left behind by process {header.owner_pid}, which is gone; "
@@ -45,6 +47,11 @@ class ClusterReader:
         self.client = [block_of(ClientBlock, arrays, worker) for worker in workers]
         self.workers = [block_of(WorkerBlock, arrays, worker) for worker in workers]
         self.server = [block_of(ServerBlock, arrays, worker) for worker in workers]
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server lives, and has not begun to end."""
+        return self._header.owner_is_alive() and read_state(self._segment) is SegmentState.READY
 
     def close(self) -> None:
         """Let go of the memory. May be called twice."""

@@ -24,6 +24,7 @@ class WorkerEvent:
         how: How it ended, in words, e.g. "killed by SIGKILL".
         robots: The robots that it drove.
         stderr: The last 4 KB that it wrote to stderr.
+        quarantined: Whether it will not be started again, because too many of its lives ended before they served.
     """
 
     worker: int
@@ -32,9 +33,11 @@ class WorkerEvent:
     how: str
     robots: range
     stderr: str
+    quarantined: bool = False
 
     def __str__(self) -> str:
-        return f"worker {self.worker} (process {self.pid}, robots {self.robots.start} to {self.robots[-1]}) {self.how}"
+        who = f"worker {self.worker} (process {self.pid}, robots {self.robots.start} to {self.robots[-1]})"
+        return f"{who} {self.how}{'; it is not started again' if self.quarantined else ''}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,11 @@ class ClusterReport:
         misses: Times that a robot could not be triggered because its worker was busy, (n,).
         fallback_periods: Control periods under each `Fallback` label, (5, n).
         failures: Answers without a usable plan, by `Status`, (12, n).
-        events: Ends of workers, the oldest first.
+        events: Ends of workers, the oldest first; of many the last 256.
+        deaths: Lives of each worker that have ended, (W,).
+        hangs: How many of these were ended because they did not answer, (W,).
+        respawns: Lives of each worker that have begun after another, (W,).
+        server_deaths: Servers that have ended under this client.
         solve_wall_times: Wall times of the last solves of each worker, s, W arrays.
         solve_spans: Their begins and ends, s of CLOCK_MONOTONIC, W arrays (n, 2).
     """
@@ -73,6 +80,10 @@ class ClusterReport:
     fallback_periods: IntArray
     failures: IntArray
     events: tuple[WorkerEvent, ...]
+    deaths: IntArray
+    hangs: IntArray
+    respawns: IntArray
+    server_deaths: int
     solve_wall_times: tuple[FloatArray, ...]
     solve_spans: tuple[FloatArray, ...]
 
@@ -85,10 +96,18 @@ class Ledger:
         self.misses: IntArray = np.zeros(num_robots, np.int64)
         self.failures: IntArray = np.zeros((len(Status), num_robots), np.int64)
         self.events: deque[WorkerEvent] = deque(maxlen=_EVENTS_KEPT)
+        self.deaths: IntArray = np.zeros(num_workers, np.int64)
+        self.hangs: IntArray = np.zeros(num_workers, np.int64)
+        self.respawns: IntArray = np.zeros(num_workers, np.int64)
+        self.server_deaths = 0
         self.solves: tuple[deque[tuple[int, int, int, int]], ...] = tuple(
             deque(maxlen=SOLVE_WINDOW) for _ in range(num_workers)
         )
         self._not_fresh: IntArray = np.zeros((len(Fallback), num_robots), np.int64)
+
+    def knows_end_of(self, worker: int, incarnation: int) -> bool:
+        """Whether the end of a life has been recorded."""
+        return any((event.worker, event.incarnation) == (worker, incarnation) for event in self.events)
 
     def count_failures(self, status: IntArray, robots: IntArray) -> None:
         """Count answers without a usable plan: one status for each of `robots`."""
@@ -111,5 +130,15 @@ class Ledger:
         )
         walls = tuple(span[:, 1] - span[:, 0] for span in spans)
         return ClusterReport(
-            self.periods, self.misses.copy(), labels, self.failures.copy(), tuple(self.events), walls, spans
+            periods=self.periods,
+            misses=self.misses.copy(),
+            fallback_periods=labels,
+            failures=self.failures.copy(),
+            events=tuple(self.events),
+            deaths=self.deaths.copy(),
+            hangs=self.hangs.copy(),
+            respawns=self.respawns.copy(),
+            server_deaths=self.server_deaths,
+            solve_wall_times=walls,
+            solve_spans=spans,
         )

@@ -7,6 +7,7 @@ ends, in an orderly way or not, or when the owner's process does.
 
 import contextlib
 import fcntl
+import math
 import os
 import selectors
 import signal
@@ -23,6 +24,7 @@ from rt_lrhc.cluster.clients import ClientDoor
 from rt_lrhc.cluster.factories import Factory, FactoryName, build
 from rt_lrhc.cluster.fields import ClusterShape, spec_from_json, spec_to_json
 from rt_lrhc.cluster.protocol import receive_message, send_message
+from rt_lrhc.cluster.restarts import RestartPolicy
 from rt_lrhc.cluster.workers import WorkerSlot
 from rt_lrhc.errors import ClusterError, ClusterTimeout, ControllerError, RealTimeError
 from rt_lrhc.processes import TEXT_LIMIT
@@ -34,6 +36,8 @@ from rt_lrhc.shm.segment import Segment
 STOP_GRACE = 1.0
 """Seconds that workers have to close their controllers before they are killed."""
 _TURN = 1.0
+_SHORTEST_TURN = 1e-3
+_PROBES = 5
 
 
 class _Stop(BaseException):
@@ -57,7 +61,9 @@ class Server:
         self._num_workers = int(request["num_workers"])
         self._control_period_ns = int(request["control_period_ns"])
         self._wanted_namespace: str | None = request["namespace"]
-        self._boot_deadline = time.monotonic() + float(request["boot_timeout"])
+        self._boot_timeout = float(request["boot_timeout"])
+        self._boot_deadline = time.monotonic() + self._boot_timeout
+        self._restarts = RestartPolicy(**request["restarts"])
         self._selector = selectors.DefaultSelector()
         self._owner_pidfd = -1
         self._lock: NamespaceLock | None = None
@@ -78,7 +84,7 @@ class Server:
                 self._tell_owner({"type": "error", "error": ClusterError.__name__, "text": text})
                 return
             while True:
-                self._turn(_TURN)
+                self._supervise(_TURN)
         except _Stop:
             pass
         finally:
@@ -101,7 +107,9 @@ class Server:
         self._segment = create(self._lock.namespace.segment_name, layout)
         job = partial(build, self._factory_name, factory, kwargs=self._kwargs)
         self._workers = [
-            WorkerSlot(index, rows, shape.spec, self._segment, layout, job)
+            WorkerSlot(
+                index, rows, shape.spec, self._segment, layout, job, self._boot_timeout, self._restarts
+            )
             for index, rows in enumerate(shape.rows)
         ]
         for worker in self._workers:
@@ -145,6 +153,17 @@ class Server:
 
     def _probe(self, factory: Factory) -> dict[str, Any]:
         """Learn the controllers' spec in a child, so that a crash while building costs nothing but the child."""
+        for _ in range(_PROBES):
+            spec = self._try_probe(factory)
+            if spec is not None:
+                return spec
+        raise ControllerError(
+            f"controller factory {str(self._factory_name)!r}: the process that built one controller to learn its spec "
+            f"was killed by SIGKILL {_PROBES} times; memory may have run out"
+        )
+
+    def _try_probe(self, factory: Factory) -> dict[str, Any] | None:
+        """Probe once; None where somebody killed the probe."""
 
         def job(report: socket.socket) -> None:
             try:
@@ -170,6 +189,8 @@ class Server:
                     return spec
                 if has_ended:
                     probe.read_stderr()
+                    if probe.exit_code() == -signal.SIGKILL:
+                        return None
                     raise ControllerError(
                         f"controller factory {str(self._factory_name)!r}: the process that built one controller to "
                         f"learn its spec {probe.exit_words()}"
@@ -190,24 +211,25 @@ class Server:
 
     def _worker_reported(self, worker: WorkerSlot) -> None:
         fault = worker.take_report()
-        if fault is not None:
-            raise ControllerError(fault)
         self._unwatch(worker.child.report.fileno())
+        if fault is not None and self._door is None:
+            raise ControllerError(fault)
+        if worker.ready and self._door is not None:
+            self._door.tell_of(worker)
 
     def _worker_ended(self, worker: WorkerSlot) -> None:
         child = worker.child
         self._unwatch(child.pidfd, child.report.fileno(), child.stderr)
-        if not worker.ready:
-            fault = worker.take_report()
-            child.read_stderr()
+        fault = None if worker.ready else worker.take_report()
+        worker.ended()
+        if self._door is not None:
+            self._door.tell_of(worker)
+        elif not worker.may_boot_again:
             raise ControllerError(
                 fault
                 or f"controller factory {str(self._factory_name)!r}: worker {worker.index}, which built its "
                 f"controllers, {child.exit_words()}"
             )
-        worker.ended()
-        if self._door is not None:
-            self._door.tell(worker.obituary())
 
     def _read_stderr(self, child: ChildProcess) -> None:
         if not child.read_stderr():
@@ -218,7 +240,19 @@ class Server:
         left = self._boot_deadline - time.monotonic()
         if left <= 0.0:
             raise ClusterTimeout(f"{what} within boot_timeout; raise it if that is right")
-        self._turn(min(left, _TURN))
+        self._supervise(min(left, _TURN))
+
+    def _supervise(self, timeout: float) -> None:
+        """Start the lives that are due, end those that boot for too long, and handle what happens next."""
+        for worker in self._workers:
+            worker.end_overdue_boot()
+            if worker.is_due:
+                self._start(worker)
+        if self._door is not None:
+            self._door.tell()
+        wakes = [worker.wakes_at for worker in self._workers]
+        first = min((at for at in wakes if at is not None), default=math.inf)
+        self._turn(min(timeout, max(first - time.monotonic(), _SHORTEST_TURN)))
 
     def _turn(self, timeout: float) -> None:
         """Wait up to `timeout` s for something to happen, and handle it."""

@@ -4,6 +4,7 @@ import gc
 import math
 import time
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from rt_lrhc.cluster.controller import (
     SolveRequest,
     Status,
 )
-from rt_lrhc.cluster.fields import NO_DEADLINE, ClientBlock, ServerBlock, WorkerBlock
+from rt_lrhc.cluster.fields import NO_DEADLINE, PROFILE_WINDOW, ClientBlock, ServerBlock, WorkerBlock
 from rt_lrhc.cluster.protocol import Lifecycle
 from rt_lrhc.shm.doorbell import Doorbell
 
@@ -41,6 +42,14 @@ class WorkerMemory:
     client: ClientBlock
     worker: WorkerBlock
     server: ServerBlock
+
+
+@runtime_checkable
+class FaultPoints(Protocol):
+    """What a controller has that wants to know where its worker is: the fault kit's (`rt_lrhc/testing/faults.py`)."""
+
+    def reach(self, point: str) -> None:
+        """Be told that the worker is at `point`: `"before_done"` or `"after_done"`."""
 
 
 class PlanCheck:
@@ -89,6 +98,7 @@ class Worker:
         self._incarnation = incarnation
         self._check = PlanCheck(controller.spec)
         self._complaints = Complaints()
+        self._points = controller if isinstance(controller, FaultPoints) else None
         # The epoch of each row's last solve; none yet, so that the first one counts as reset.
         self._solved_epoch: IntArray = np.full(memory.client.active.shape[1], -1, np.int64)
         # Views made once: a controller may keep pointers into both slots.
@@ -104,14 +114,35 @@ class Worker:
             )
             for slot in (0, 1)
         ]
+        if memory.worker.done:
+            self._restore(int(memory.worker.done) & 1)
+
+    def _restore(self, slot: int) -> None:
+        """Let the controller start from the last whole answer of an earlier life."""
+        plans, worker = self._plans[slot], self._memory.worker
+        usable = (plans.status == _SOLVED) | (plans.status == _ITERATION_LIMIT)
+        # The check again: whatever killed that life may have written here.
+        checked = PlanBatch(plans.inputs, plans.states, plans.status.copy(), *_figures(plans))
+        self._check.label(checked, usable)
+        usable &= checked.status == plans.status
+        if not np.count_nonzero(usable):
+            return
+        try:
+            taken = self._controller.restore(plans, usable, int(worker.stage_time[slot]) * 1e-9) & usable
+        except Exception:
+            self._complaints.exception("a controller raised in restore(); its robots start cold")
+            return
+        self._solved_epoch[taken] = worker.reset_epoch[slot][taken]
 
     def run(self) -> None:
         """Answer requests until the server's word is `STOPPING`, then close the controller."""
         gc.collect()
         gc.freeze()
         while self._memory.server.lifecycle != Lifecycle.STOPPING:
-            if self._go.wait(_IDLE_TIMEOUT) and self._go.drain():
-                self._answer()
+            # Looks also when nothing was rung: a ring that got lost costs no more than that time.
+            self._go.wait(_IDLE_TIMEOUT)
+            self._go.drain()
+            self._answer()
         self._controller.close()
 
     def _answer(self) -> None:
@@ -130,10 +161,34 @@ class Worker:
         compensates = self._controller.spec.compensates_delay
         worker.stage_time[slot] = client.act_time if compensates else client.time
         worker.begin[slot] = begin
-        worker.thread_cpu[slot] = time.thread_time_ns() - cpu
-        worker.end[slot] = time.monotonic_ns()
+        worker.thread_cpu[slot] = cpu = time.thread_time_ns() - cpu
+        worker.end[slot] = end = time.monotonic_ns()
+        self._profile(slot, begin - int(client.asked), end - begin, cpu)
+        if self._points is not None:
+            self._points.reach("before_done")
         worker.done[...] = request
         self._done.ring()
+        if self._points is not None:
+            self._points.reach("after_done")
+
+    def _profile(self, slot: int, wake: int, wall: int, cpu: int) -> None:
+        """Write down one answer for readers; times in ns."""
+        worker, plans = self._memory.worker, self._plans[slot]
+        count = int(worker.answered)
+        entry = count % PROFILE_WINDOW
+        worker.profile_wake[entry] = wake
+        worker.profile_wall[entry] = wall
+        worker.profile_cpu[entry] = cpu
+        worker.profile_solve[entry] = plans.solve_time
+        worker.profile_iterations[entry] = plans.iterations
+        worker.profile_cost[entry] = plans.cost
+        worker.profile_residual[entry] = plans.residual
+        status = plans.status
+        usable = np.count_nonzero(status == _SOLVED)
+        if usable < len(status):
+            excused = np.count_nonzero((status == _ITERATION_LIMIT) | (status == _INACTIVE))
+            worker.failures[...] += len(status) - usable - excused
+        worker.answered[...] = count + 1
 
     def _solve(self, slot: int) -> None:
         """Solve one slot's request into its plans, each row with a status that holds."""
@@ -181,6 +236,10 @@ class Worker:
             status[unknown] = _EXCEPTION
         usable = (status == _SOLVED) | (status == _ITERATION_LIMIT)
         self._check.label(plans, active & usable)
+
+
+def _figures(plans: PlanBatch) -> tuple[IntArray, FloatArray, FloatArray, FloatArray]:
+    return plans.iterations, plans.cost, plans.residual, plans.solve_time
 
 
 def _finite_rows(*arrays: FloatArray) -> BoolArray:

@@ -139,6 +139,17 @@ class RtiController(RHController):
             end = time.thread_time_ns()
             plans.solve_time[row] = (end - begin + shared) * 1e-9
 
+    def restore(self, plans: PlanBatch, usable: BoolArray, stage_time: float) -> BoolArray:
+        """Take plans of an earlier process as this one's own: the next solve starts from them, shifted."""
+        self._inputs[usable] = plans.inputs[usable]
+        self._states[usable] = plans.states[usable]
+        for i, period in self._periodic:
+            # Where the plan leads tells by how many turns it was moved before it was published.
+            turns = np.round(self._states[usable, -1, i] / period)
+            self._states[usable, :, i] -= period * turns[:, None]
+        self._plan_time[usable] = stage_time
+        return usable.copy()
+
     def _take_readable(self, request: SolveRequest, plans: PlanBatch) -> IntArray:
         """Return the active rows that hold numbers only; the others keep their trajectories."""
         fields = (request.states, request.references, request.inputs_in_force)

@@ -189,6 +189,13 @@ def run_directory() -> Path:
     return path
 
 
+def present() -> tuple[str, ...]:
+    """Return the names under which this user has segments, of the living and of the dead, sorted."""
+    prefix = _segment_prefix()
+    found = (path.name.removeprefix(prefix) for path in Path(DIRECTORY).glob(f"{prefix}*"))
+    return tuple(sorted(name for name in found if _NAME.fullmatch(name)))
+
+
 def leftovers() -> tuple[Leftover, ...]:
     """Return what dead owners of this user left in /dev/shm and in the run directory. Removes nothing."""
     return tuple(item for namespace in _namespaces() for item in _unheld(namespace, remove=False))
