@@ -190,6 +190,9 @@ class DroneInterface(RealTimeInterface):
     """
 
     control_period = REPORT_PERIOD
+    action_delay_bound = LINK_DELAY[1]
+    # Captures lie on the grid of the reports: the one sent this long ago has arrived.
+    observation_delay_bound = LINK_DELAY[1]
     observation_names = ("position", "target")
 
     def __init__(self) -> None:

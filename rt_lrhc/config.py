@@ -1,18 +1,21 @@
 """The configuration of the environments: a dictionary at the border, a checked record inside."""
 
-import difflib
 import math
+import numbers
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
-from rt_lrhc.errors import ConfigurationError
+from rt_lrhc.delays import Delay, delay_from
+from rt_lrhc.errors import ConfigurationError, unknown_key
 from rt_lrhc.timing.realtime import RealTimeOptions
 
 Clock = Literal["wall", "virtual"]
 Overlap = Literal["auto", "on", "off"]
+RunnerKind = Literal["thread", "process"]
 ObservationForm = Literal["tuple", "dict", "flat"]
 ArrayBackend = Literal["numpy", "torch"]
+BenchmarkType = Literal["polyak", "trace"]
 
 
 _DEFAULT_REALTIME = RealTimeOptions()
@@ -31,15 +34,23 @@ class RealTimeConfig:
         time_step_timeout_factor: Lateness of the agent that the next time-step absorbs, in time-steps.
         ep_max_length: Time-steps after which an episode is truncated; infinite for never.
         act_in_obs: Whether the action buffer is part of the observation.
-        act_buf_len: Actions in the buffer; it must cover the total delay, in time-steps.
+        act_buf_len: Actions in the buffer; it must cover the total delay, in time-steps. `"auto"` computes it.
         reset_act_buf: Whether `reset()` refills the buffer with default actions (else it appends one).
         last_act_on_reset: Whether `reset()` sends the last action instead of the default one.
         wait_on_done: Whether the world waits (`interface.wait()`) when an episode ends.
         act_prepro_func: Maps an action of the agent to what `send_control` gets; the buffer holds the agent's.
         obs_prepro_func: Maps the observation, action buffer included, to what the agent gets.
+        benchmark: Whether `benchmarks()` measures.
+        benchmark_polyak: Weight of the newest measurement in its running averages, in (0, 1].
+        benchmark_type: `"polyak"` (running averages) or `"trace"` (every time-step).
 
+        action_delay: Time from the sending of an action to its effect: None, s, a dictionary or a
+            `rt_lrhc.delays.Delay`; drawn for each action and robot.
+        observation_delay: Age of the state in an observation at its capture; as `action_delay`.
         clock: `"wall"` or `"virtual"`; None is what the environment's id says.
         overlap: Whether time-steps are computed in the background: `"auto"`, `"on"` or `"off"`.
+        runner: Where interface and clock live: `"thread"`, in a thread of this process, or `"process"`, in a process of
+            their own, which this one's interpreter lock cannot make late.
         observation_form: `"tuple"` (rtgym's), `"dict"` or `"flat"`.
         array_backend: Arrays that a vector environment returns: `"numpy"` or `"torch"`.
         callback_timeout: Longest wait for the interface's callbacks before an error, s, beyond the time-step.
@@ -54,14 +65,20 @@ class RealTimeConfig:
     time_step_timeout_factor: float = 1.0
     ep_max_length: float = math.inf
     act_in_obs: bool = True
-    act_buf_len: int = 1
+    act_buf_len: int | Literal["auto"] = 1
     reset_act_buf: bool = True
     last_act_on_reset: bool = False
     wait_on_done: bool = False
     act_prepro_func: Callable[[Any], Any] | None = None
     obs_prepro_func: Callable[[Any], Any] | None = None
+    benchmark: bool = False
+    benchmark_polyak: float = 0.1
+    benchmark_type: BenchmarkType = "polyak"
+    action_delay: Delay | None = None
+    observation_delay: Delay | None = None
     clock: Clock | None = None
     overlap: Overlap = "auto"
+    runner: RunnerKind = "thread"
     observation_form: ObservationForm = "tuple"
     array_backend: ArrayBackend = "numpy"
     callback_timeout: float = 60.0
@@ -82,9 +99,10 @@ class RealTimeConfig:
             "start_obs_capture",
             "time_step_timeout_factor",
             "callback_timeout",
+            "benchmark_polyak",
         ):
             check_number(name, getattr(self, name))
-        for name in ("act_in_obs", "reset_act_buf", "last_act_on_reset", "wait_on_done"):
+        for name in ("act_in_obs", "reset_act_buf", "last_act_on_reset", "wait_on_done", "benchmark"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigurationError(f"{name} must be True or False, got {getattr(self, name)!r}")
         for name in ("act_prepro_func", "obs_prepro_func"):
@@ -93,33 +111,26 @@ class RealTimeConfig:
                 raise ConfigurationError(f"{name} must be a function or None, got {function!r}")
         check_choice("clock", self.clock, (None, *get_args(Clock)))
         check_choice("overlap", self.overlap, get_args(Overlap))
+        check_choice("runner", self.runner, get_args(RunnerKind))
         check_choice("observation_form", self.observation_form, get_args(ObservationForm))
         check_choice("array_backend", self.array_backend, get_args(ArrayBackend))
+        check_choice("benchmark_type", self.benchmark_type, get_args(BenchmarkType))
         self._check_ranges()
 
     def _check_ranges(self) -> None:
-        duration = self.time_step_duration
-        if duration <= 0.0 or not math.isfinite(duration):
-            raise ConfigurationError(f"time_step_duration must be positive, in s, got {duration}")
-        if not 0.0 <= self.start_obs_capture <= duration:
-            raise ConfigurationError(
-                f"start_obs_capture must lie in [0, {duration}] s (one time-step), got {self.start_obs_capture} s"
-            )
-        if self.time_step_timeout_factor < 0.0 or not math.isfinite(self.time_step_timeout_factor):
-            raise ConfigurationError(
-                f"time_step_timeout_factor must be at least 0 time-steps, got {self.time_step_timeout_factor}"
-            )
+        check_durations(self.time_step_duration, self.start_obs_capture, self.time_step_timeout_factor)
         check_episode_length(self.ep_max_length)
-        if (
-            isinstance(self.act_buf_len, bool)
-            or not isinstance(self.act_buf_len, int)
-            or self.act_buf_len < 1
-        ):
+        length = self.act_buf_len
+        if length != "auto" and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
             raise ConfigurationError(
-                f"act_buf_len must be a whole number of actions, at least 1, got {self.act_buf_len!r}"
+                f'act_buf_len must be a whole number of actions, at least 1, or "auto", got {length!r}'
             )
-        if self.callback_timeout <= 0.0:
-            raise ConfigurationError(f"callback_timeout must be positive, in s, got {self.callback_timeout}")
+        if not 0.0 < self.benchmark_polyak <= 1.0:
+            raise ConfigurationError(f"benchmark_polyak must lie in (0, 1], got {self.benchmark_polyak}")
+        if not 0.0 < self.callback_timeout < math.inf:
+            raise ConfigurationError(
+                f"callback_timeout must be positive and finite, in s, got {self.callback_timeout}"
+            )
 
     @classmethod
     def from_mapping(cls, config: Mapping[str, Any]) -> "RealTimeConfig":
@@ -145,6 +156,8 @@ class RealTimeConfig:
             raise ConfigurationError(f"interface_args must be a list or a tuple, got {arguments!r}")
         values["interface_args"] = tuple(arguments)
         values["interface_kwargs"] = dict(values.get("interface_kwargs", {}))
+        for key in ("action_delay", "observation_delay"):
+            values[key] = delay_from(key, values.get(key))
         values["realtime"] = _realtime_options(values.get("realtime", _DEFAULT_REALTIME))
         return cls(**values)
 
@@ -165,8 +178,22 @@ def _realtime_options(value: object) -> RealTimeOptions:
 
 def check_number(name: str, value: object) -> None:
     """Raise a ConfigurationError that names `name` unless `value` is a real number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or math.isnan(value):
         raise ConfigurationError(f"{name} must be a number, got {value!r}")
+
+
+def check_durations(time_step_duration: float, start_obs_capture: float, timeout_factor: float) -> None:
+    """Raise a ConfigurationError that names the duration which is out of its range; s, s and time-steps."""
+    if not 0.0 < time_step_duration < math.inf:
+        raise ConfigurationError(f"time_step_duration must be positive, in s, got {time_step_duration}")
+    if not 0.0 <= start_obs_capture <= time_step_duration:
+        raise ConfigurationError(
+            f"start_obs_capture must lie in [0, {time_step_duration}] s (one time-step), got {start_obs_capture} s"
+        )
+    if not 0.0 <= timeout_factor < math.inf:
+        raise ConfigurationError(
+            f"time_step_timeout_factor must be at least 0 time-steps, got {timeout_factor}"
+        )
 
 
 def check_choice(name: str, value: object, known: tuple[object, ...]) -> None:
@@ -184,13 +211,6 @@ def check_episode_length(value: float) -> None:
         )
 
 
-def unknown_key(what: str, key: object, known: list[str]) -> str:
-    """Return the message for an unknown name, with the closest known one."""
-    close = difflib.get_close_matches(str(key), known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown {what} {key!r}; {hint}Known: {', '.join(known)}"
-
-
 class DefaultConfig(Mapping[str, Any]):
     """A read-only dictionary of defaults; `copy()` returns one of your own."""
 
@@ -200,6 +220,11 @@ class DefaultConfig(Mapping[str, Any]):
     def __getitem__(self, key: str) -> Any:
         value = self._values[key]
         return dict(value) if isinstance(value, dict) else value
+
+    def __setitem__(self, key: str, value: object) -> NoReturn:
+        raise ConfigurationError(
+            f"DEFAULT_CONFIG_DICT is read-only; take a copy: config = DEFAULT_CONFIG_DICT.copy(); config[{key!r}] = ..."
+        )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)

@@ -1,5 +1,7 @@
 """Every error that this package raises on purpose, in one tree."""
 
+import difflib
+
 
 class RealTimeError(Exception):
     """Base of all errors of rt_lrhc."""
@@ -15,6 +17,10 @@ class InterfaceError(RealTimeError):
 
 class InterfaceTimeout(InterfaceError, TimeoutError):
     """A callback of the user's interface did not return in time."""
+
+
+class InterfaceLost(InterfaceError):
+    """The process that hosts the user's interface has ended."""
 
 
 class EnvironmentStateError(RealTimeError):
@@ -55,3 +61,10 @@ class ClusterTimeout(ClusterError, TimeoutError):
 
 class ClusterLost(ClusterError):
     """The server of an attached cluster is gone."""
+
+
+def unknown_key(what: str, key: object, known: list[str]) -> str:
+    """Return the message for an unknown name, with the closest known one."""
+    close = difflib.get_close_matches(str(key), known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown {what} {key!r}; {hint}Known: {', '.join(known)}"

@@ -1,11 +1,12 @@
-"""The drawings: a time line of steps with the histogram of their durations, and curves over time. SVG texts, by hand.
+"""The drawings: a time line of steps with the histogram of their durations, curves over time, and how late things were.
+SVG texts, by hand.
 
 Colours are those of Okabe and Ito (2008), Color Universal Design, which colour-blind people tell apart; the red of an
 overrun is also darker than the others.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
@@ -36,6 +37,7 @@ _EDGE = 24.0
 _SMALL = 11.0
 _ROW = 28.0
 _PANEL = 150.0
+_LATENESS_ROW = 58.0
 _BINS = 120
 _TIME_TICKS = 11
 _OVERRUN = "#c1121f"
@@ -394,6 +396,73 @@ def _histogram(drawing: Drawing, box: Box, durations: FloatArray, nominal: float
     drawing.text((middle, box.top - 9.0), name, size=_SMALL, anchor=Anchor.MIDDLE)
     _x_axis(drawing, scale, box, "duration / ms")
     drawing.text((_EDGE + 10.0, (box.top + box.bottom) / 2), "steps", anchor=Anchor.MIDDLE, upwards=True)
+
+
+def latenesses(
+    rows: Mapping[str, FloatArray], *, title: str = "Lateness", subtitle: str = "", shortest: float = 1e-6
+) -> str:
+    """Draw how late things were, one row of bars a name, on one logarithmic axis from microseconds on.
+
+    Args:
+        rows: Samples by name, (n,) each, s, from top to bottom; NaN does not count.
+        title: Title of the figure.
+        subtitle: A second line beneath it.
+        shortest: Where the axis begins, s; what is shorter is counted there.
+
+    Returns:
+        The text of an SVG file. Bars show shares on a square-root scale, so that rare samples are seen.
+    """
+    drawing = Drawing(_WIDTH, f"{title}. {subtitle}")
+    top = _heading(drawing, title, subtitle) + 8.0
+    left = _EDGE + max([60.0, *(text_width(name, 12.0) for name in rows)]) + 10.0
+    samples = {name: values[np.isfinite(values)] for name, values in rows.items()}
+    longest = max((float(values.max(initial=0.0)) for values in samples.values()), default=0.0)
+    decades = max(1, math.ceil(math.log10(max(longest / shortest, 1.0))))
+    box = Box(left, top, _WIDTH - _EDGE, top + _LATENESS_ROW * max(1, len(rows)))
+    scale = Scale(0.0, float(decades), box.left, box.right)
+    for decade in range(decades + 1):
+        x = scale(decade)
+        drawing.line((x, box.top), (x, box.bottom + 4.0), Pen(GRID))
+        text = _short(shortest * 10.0**decade)
+        drawing.text((x, box.bottom + 17.0), text, size=_SMALL, colour=FAINT_INK, anchor=Anchor.MIDDLE)
+    for index, (name, values) in enumerate(samples.items()):
+        bottom = box.top + _LATENESS_ROW * (index + 1)
+        drawing.line((box.left, bottom), (box.right, bottom), Pen(FAINT_INK))
+        drawing.text((box.left - 10.0, bottom - 8.0), name, anchor=Anchor.END)
+        _shares(drawing, scale, decades, values / shortest, bottom, _LINES[index % len(_LINES)])
+        drawing.text(
+            (box.right, bottom - _LATENESS_ROW + 14.0),
+            f"p50 / p99 / max {summarise(values).format()}",
+            size=_SMALL,
+            colour=FAINT_INK,
+            anchor=Anchor.END,
+        )
+    drawing.text(((box.left + box.right) / 2, box.bottom + 36.0), "lateness", anchor=Anchor.MIDDLE)
+    return drawing.svg(box.bottom + 52.0)
+
+
+def _shares(
+    drawing: Drawing, scale: Scale, decades: int, ratios: FloatArray, bottom: float, colour: str
+) -> None:
+    """Draw one row: how many of `ratios` (to the axis' begin) lie where."""
+    if not ratios.size:
+        return
+    places = np.clip(np.log10(np.maximum(ratios, 1.0)), 0.0, decades)
+    counts, edges = np.histogram(places, bins=20 * decades, range=(0.0, float(decades)))
+    highest = math.sqrt(int(counts.max()))
+    for count, (begin, end) in zip(counts.tolist(), pairwise(edges.tolist()), strict=True):
+        if count:
+            height = (_LATENESS_ROW - 22.0) * math.sqrt(count) / highest
+            bar = Box(scale(begin) + 0.5, bottom - height, scale(end) - 0.5, bottom)
+            drawing.rectangle(bar, colour, opacity=0.85, hint=f"{count} of {ratios.size}")
+
+
+def _short(seconds: float) -> str:
+    """Return a power of ten of a second in the unit in which it is short."""
+    for unit in (DurationUnit.SECONDS, DurationUnit.MILLISECONDS):
+        if seconds >= 0.999 * unit.seconds:
+            return f"{seconds / unit.seconds:g} {unit.value}"
+    return f"{seconds / DurationUnit.MICROSECONDS.seconds:g} us"
 
 
 def curves(

@@ -22,7 +22,8 @@ class RealTimeInterface(ABC):
     """One robot, device or game. The method names are rtgym's; an rtgym interface runs here with this base class.
 
     The environment calls every method on one thread, the runner's, except the three `get_*_space`/`get_default_action`
-    methods, which it calls once at construction, and `render`, which it calls on the caller's thread.
+    methods, which it calls once at construction, and `render`, which it calls on the caller's thread. With
+    `runner="process"` it is built and called in a process of its own, and `render` on a second thread there.
 
     **Worlds.** An interface whose world has a time of its own (a simulation, a cluster) sets `control_period` and
     overrides `advance`. The environment then calls the methods at grid times, multiples of the control period, and
@@ -37,6 +38,18 @@ class RealTimeInterface(ABC):
 
     overlaps: bool = False
     """Whether `advance` does work worth computing in the background on virtual time (solves, physics)."""
+
+    action_delay_bound: float = 0.0
+    """Longest time from `send_control` to the effect of the action, s, that the interface itself brings about."""
+
+    observation_delay_bound: float = 0.0
+    """Longest age of the state that a capture holds, s, that the interface itself brings about."""
+
+    draws: bool = True
+    """Whether `render` makes pictures; of no account where it is not overridden."""
+
+    truncated: bool = False
+    """Whether the episode ends with the latest capture for a reason of the interface's that is no termination."""
 
     @abstractmethod
     def get_observation_space(self) -> TupleSpace:
@@ -76,6 +89,13 @@ class RealTimeInterface(ABC):
         """Let the world run to the grid time `until`, s since `reset()` (worlds only)."""
         raise NotImplementedError
 
+    def observe(self) -> list[Any]:
+        """Return the observation at the present grid time and change nothing (worlds with an observation delay only).
+
+        It is called after each control period. Override it where a capture has side effects: this one captures.
+        """
+        return self.get_obs_rew_terminated_info()[0]
+
     def render(self) -> npt.NDArray[np.uint8] | None:
         """Return a picture of the latest state, (height, width, 3) RGB, or None where there is none."""
         return None
@@ -96,6 +116,10 @@ class VectorInterface(ABC):
     clock: Clock = "wall"
     control_period: float | None = None
     overlaps: bool = False
+    action_delay_bound: float = 0.0
+    observation_delay_bound: float = 0.0
+    draws: bool = True
+    truncated: BoolArray | bool = False
 
     @abstractmethod
     def get_observation_space(self) -> TupleSpace:
@@ -137,6 +161,13 @@ class VectorInterface(ABC):
     def advance(self, until: float) -> None:
         """Let the world run to the grid time `until`, s since `reset()` (worlds only)."""
         raise NotImplementedError
+
+    def observe(self) -> list[Any]:
+        """Return the observations at the present grid time and change nothing (worlds with an observation delay only).
+
+        It is called after each control period. Override it where a capture has side effects: this one captures.
+        """
+        return self.get_obs_rew_terminated_info()[0]
 
     def render(self) -> npt.NDArray[np.uint8] | None:
         """Return a picture of the latest states, (height, width, 3) RGB, or None where there is none."""

@@ -1,6 +1,6 @@
 """Independent random streams, keyed by what they are for.
 
-A stream depends on its key alone, so that neither lateness, nor the number of robots, nor another robot's reset moves it.
+A stream depends on its key alone: neither lateness, nor the number of robots, nor another robot's reset moves it.
 """
 
 import zlib

@@ -159,7 +159,7 @@ def test_rows_of_the_buffer_restart_alone() -> None:
     buffer = ActionBuffer(2, np.zeros((2, 1)))
     for value in (1.0, 2.0, 3.0):
         buffer.append(np.full((2, 1), value))
-    buffer.append_rows(np.full((2, 1), 9.0), np.array([True, False]))
-    assert buffer.stacked()[:, :, 0].T.tolist() == [[3.0, 9.0], [2.0, 3.0]]
+    buffer.replace_newest(np.full((2, 1), 9.0), np.array([True, False]))
+    assert buffer.stacked()[:, :, 0].T.tolist() == [[2.0, 9.0], [2.0, 3.0]]
     buffer.clear(rows=np.array([False, True]))
-    assert buffer.stacked()[:, :, 0].T.tolist() == [[3.0, 9.0], [0.0, 0.0]]
+    assert buffer.stacked()[:, :, 0].T.tolist() == [[2.0, 9.0], [0.0, 0.0]]

@@ -1,5 +1,6 @@
 import itertools
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rt_lrhc.errors import ConfigurationError
-from rt_lrhc.figures import Curve, Lane, Panel, Work, curves, timeline
+from rt_lrhc.figures import Curve, Lane, Panel, Work, curves, latenesses, timeline
 from rt_lrhc.svg import text_width, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -208,3 +209,11 @@ def test_ticks_are_few_within_the_range_and_told_apart(low: float, span: float, 
     for value, text in found:
         assert low - 1e-6 * span <= value <= low + span * (1 + 1e-6)
         assert float(text.replace("\N{MINUS SIGN}", "-")) == pytest.approx(value, rel=1e-9, abs=1e-9)
+
+
+@given(samples=st.lists(st.floats(0.0, 0.1), min_size=1, max_size=50), rows=st.integers(1, 4))
+def test_every_lateness_is_counted_once_in_its_row(samples: list[float], rows: int) -> None:
+    picture = latenesses({f"row {k}": np.array([*samples, np.nan]) for k in range(rows)})
+    ElementTree.fromstring(picture)
+    counts = [int(count) for count in re.findall(rf"<title>(\d+) of {len(samples)}</title>", picture)]
+    assert sum(counts) == rows * len(samples)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rt_lrhc import ConfigurationError, EnvironmentStateError, InterfaceError
-from tests.test_environment import same
+from tests.test_environment import RUNNERS, same
 from tests.worlds import Integrator, Rows, config
 
 WALL, VIRTUAL = "rt_lrhc:rt-v0", "rt_lrhc:rt-sim-v0"
@@ -23,9 +23,10 @@ def actions(*values: float) -> np.ndarray:
     return np.array(values, dtype=np.float32)[:, None]
 
 
+@pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("id", [WALL, VIRTUAL])
-def test_rows_are_stepped_together_and_belong_to_their_spaces(id: str) -> None:
-    env = make(id, act_buf_len=2)
+def test_rows_are_stepped_together_and_belong_to_their_spaces(id: str, runner: str) -> None:
+    env = make(id, act_buf_len=2, runner=runner)
     observation, info = env.reset(seed=0)
     assert observation in env.observation_space and env.action_space.shape == (N, 1)
     for _ in range(3):
@@ -40,7 +41,9 @@ def test_rows_are_stepped_together_and_belong_to_their_spaces(id: str) -> None:
 
 @pytest.mark.parametrize("form", ["tuple", "dict", "flat"])
 @pytest.mark.parametrize("capture", [0.01, 0.02])
-def test_an_ended_robot_is_reset_in_the_same_instant_and_its_action_dropped(form: str, capture: float) -> None:
+def test_an_ended_robot_is_reset_in_the_same_instant_and_its_action_dropped(
+    form: str, capture: float
+) -> None:
     env = make(
         act_buf_len=2, observation_form=form, start_obs_capture=capture, interface_kwargs={"limit": 0.025}
     )
@@ -71,14 +74,17 @@ def _position_and_buffer(observation: Any, row: int, form: str) -> tuple[float, 
     if form == "flat":
         return float(observation[row][0]), [float(value) for value in observation[row][1:]]
     if form == "dict":
-        return float(observation["observation_0"][row, 0]), [float(a) for a in observation["action_buffer"][row, :, 0]]
+        return float(observation["observation_0"][row, 0]), [
+            float(a) for a in observation["action_buffer"][row, :, 0]
+        ]
     if observation.__class__ is tuple:
         return float(observation[0][row, 0]), [float(part[row, 0]) for part in observation[1:]]
     return float(observation[row][0][0]), [float(part[0]) for part in observation[row][1:]]
 
 
-def test_a_time_limit_counts_for_each_robot_alone() -> None:
-    env = make(ep_max_length=4, interface_kwargs={"limit": 0.025})
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_time_limit_counts_for_each_robot_alone(runner: str) -> None:
+    env = make(ep_max_length=4, interface_kwargs={"limit": 0.025}, runner=runner)
     env.reset(seed=0)
     ends = [env.step(actions(0.0, 1.0, 0.0))[2:4] for _ in range(6)]
     assert [truncated.tolist() for _, truncated in ends][3] == [True, False, True]
@@ -96,8 +102,9 @@ def test_gymnasiums_wrapper_counts_the_episodes() -> None:
     env.close()
 
 
-def test_a_configuration_of_many_serves_one() -> None:
-    many, one = make(), gym.make(VIRTUAL, config=config(Rows))
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_configuration_of_many_serves_one(runner: str) -> None:
+    many, one = make(runner=runner), gym.make(VIRTUAL, config=config(Rows, runner=runner))
     many.reset(seed=0)
     one.reset(seed=0)
     for value in (0.3, -0.2, 0.5):
@@ -117,9 +124,10 @@ def test_torch_in_and_out() -> None:
     env.close()
 
 
-def test_wall_equals_virtual_time_with_an_autoreset_inside() -> None:
-    def episode(id: str) -> Any:
-        env = make(id, act_buf_len=2, interface_kwargs={"limit": 0.05})
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_wall_equals_virtual_time_with_an_autoreset_inside(runner: str) -> None:
+    def episode(id: str, runner: str) -> Any:
+        env = make(id, act_buf_len=2, interface_kwargs={"limit": 0.05}, runner=runner)
         history = [env.reset(seed=5)]
         history += [env.step(actions(1.0, np.sin(k), 0.3)) for k in range(12)]
         schedule = env.unwrapped.schedule()
@@ -129,16 +137,18 @@ def test_wall_equals_virtual_time_with_an_autoreset_inside() -> None:
                 dictionary.pop("rt", None)
         return history, schedule
 
-    virtual, on_time = episode(VIRTUAL)
+    virtual, on_time = episode(VIRTUAL, "thread")
     assert any(info.get("_final_obs", np.zeros(1)).any() for *_, info in virtual)
     for _ in range(5):
-        wall, schedule = episode(WALL)
+        wall, schedule = episode(WALL, runner)
         if schedule == on_time:
             break
     assert schedule == on_time, "five episodes on the wall clock were all late"
     assert same([step[:-1] for step in wall[1:]], [step[:-1] for step in virtual[1:]])
     for (*_, a), (*_, b) in zip(wall, virtual, strict=True):
-        assert same({k: v for k, v in a.items() if k != "final_obs"}, {k: v for k, v in b.items() if k != "final_obs"})
+        assert same(
+            {k: v for k, v in a.items() if k != "final_obs"}, {k: v for k, v in b.items() if k != "final_obs"}
+        )
 
 
 def test_a_single_robots_interface_is_refused_by_name() -> None:
@@ -164,6 +174,8 @@ def test_wrong_actions_rows_and_calls_are_named() -> None:
     env.reset(seed=0)
     with pytest.raises(ConfigurationError, match=r"shape \(3, 1\), got \(1, 1\)"):
         env.step(actions(0.0))
-    with pytest.raises(InterfaceError, match=r"rewards must be an array \(3,\) of float64, got float64 \(2,\)"):
+    with pytest.raises(
+        InterfaceError, match=r"rewards must be an array \(3,\) of float64, got float64 \(2,\)"
+    ):
         env.step(actions(0, 0, 0))
     env.close()

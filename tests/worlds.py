@@ -1,5 +1,7 @@
 """Small worlds and devices for the tests: they log what is asked of them."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -9,11 +11,29 @@ from rt_lrhc import DEFAULT_CONFIG_DICT, RealTimeInterface, VectorInterface
 from rt_lrhc.randomness import stream
 
 
+class Log(list[Any]):
+    """What was asked of a world: a list, and a file where another process shall read it."""
+
+    def __init__(self, file: str | None = None) -> None:
+        super().__init__()
+        self.file = file
+
+    def append(self, event: tuple[str, Any]) -> None:
+        super().append(event)
+        if self.file is not None:
+            with open(self.file, "a") as file:
+                file.write(json.dumps(event) + "\n")
+
+    @staticmethod
+    def read(file: Any) -> list[tuple[str, Any]]:
+        return [tuple(json.loads(line)) for line in Path(file).read_text().splitlines()]
+
+
 class Device(RealTimeInterface):
     """A device whose observation is the action in force."""
 
-    def __init__(self, terminate_at: int = 10**9, dimension: int = 1) -> None:
-        self.log: list[Any] = []
+    def __init__(self, terminate_at: int = 10**9, dimension: int = 1, log_file: str | None = None) -> None:
+        self.log = Log(log_file)
         self.in_force = np.zeros(dimension, dtype=np.float32)
         self.captures = 0
         self.terminate_at = terminate_at
@@ -48,6 +68,8 @@ class Device(RealTimeInterface):
 
     def close(self):
         self.closed += 1
+        if self.log.file is not None:
+            self.log.append(("close", None))
 
 
 class Integrator(Device):

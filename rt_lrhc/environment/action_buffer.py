@@ -27,12 +27,17 @@ class ActionBuffer:
         self._actions[self._oldest] = action
         self._oldest = (self._oldest + 1) % len(self._actions)
 
-    def append_rows(self, action: Array, rows: Rows) -> None:
-        """Append `action`, (N, ...), in the rows of the mask `rows` alone; the others keep what they have."""
-        ordered = self.stacked()
-        ordered[:-1, rows] = ordered[1:, rows]
-        ordered[-1, rows] = action[rows]
-        self._actions, self._oldest = ordered, 0
+    def replace_newest(self, action: Array, rows: Rows | None = None) -> None:
+        """Replace the newest action by a copy of `action`: all of it, or the robots in the mask `rows` alone."""
+        if rows is None:
+            self._actions[self._oldest - 1] = action
+        else:
+            self._actions[self._oldest - 1, rows] = action[rows]
+
+    def newest(self) -> Array:
+        """Return a copy of the newest action."""
+        newest: Array = self._actions[self._oldest - 1].copy()
+        return newest
 
     def set_default(self, default_action: Array) -> None:
         """Use another default action from the next `clear` on."""

@@ -31,6 +31,9 @@ class Capture:
         reset_rows: Rows that ended and were reset at this capture, (N,) bool; None where there is none.
         final_components: The components before those resets.
         final_info: The interface's info before those resets.
+        time: When it was taken, s since the reset.
+        observation_age: Age of the state in `components` at the end of the time-step, s: float, or (N,) float64.
+        action_age: Age of the action in force at the capture, s: float, or (N,) float64.
     """
 
     components: list[Array]
@@ -42,6 +45,9 @@ class Capture:
     reset_rows: npt.NDArray[np.bool_] | None = None
     final_components: list[Array] = field(default_factory=list)
     final_info: dict[str, Any] = field(default_factory=dict)
+    time: float = 0.0
+    observation_age: Any = 0.0
+    action_age: Any = 0.0
 
 
 class Captor(ABC):
@@ -49,8 +55,12 @@ class Captor(ABC):
 
     def __init__(self, space: TupleSpace, ep_max_length: float, leading: tuple[int, ...]) -> None:
         self.ep_max_length = ep_max_length
-        self._spaces = space.spaces
-        self._shapes = [leading + tuple(part.shape or ()) for part in space.spaces]
+        self.num_robots = leading[0] if leading else 1
+        self.batched = bool(leading)
+        self._expected = [
+            (np.dtype(part.dtype), leading + tuple(part.shape or ()), np.dtype(part.dtype).kind in "fc")
+            for part in space.spaces
+        ]
 
     @abstractmethod
     def reset(
@@ -62,28 +72,40 @@ class Captor(ABC):
     def capture(self, guard: Guard) -> Capture:
         """Capture, count one step, and decide what ends."""
 
+    @abstractmethod
+    def observe(self, guard: Guard) -> list[Array]:
+        """Return the components at present, without a capture."""
+
     def _components(self, name: str, values: Any) -> list[Array]:
         """Return copies of `values` in the declared dtypes and shapes, or raise an error that names `name`."""
-        if not isinstance(values, (list, tuple)) or len(values) != len(self._spaces):
+        if not isinstance(values, (list, tuple)) or len(values) != len(self._expected):
             got = f"{len(values)}" if isinstance(values, (list, tuple)) else type(values).__name__
             raise InterfaceError(
-                f"{name} must return a list of {len(self._spaces)} observation components (one for each part of "
+                f"{name} must return a list of {len(self._expected)} observation components (one for each part of "
                 f"get_observation_space()), got {got}"
             )
         components = []
-        for index, (value, space, shape) in enumerate(zip(values, self._spaces, self._shapes, strict=True)):
+        for index, (value, (dtype, shape, may_be_nan)) in enumerate(zip(values, self._expected, strict=True)):
             try:
-                component = np.array(value, dtype=space.dtype)
+                component = np.array(value, dtype=dtype)
             except (TypeError, ValueError) as error:
                 raise InterfaceError(
-                    f"{name}: component {index} is not an array of {space.dtype}: {error}"
+                    f"{name}: component {index} is not an array of {dtype}: {error}"
                 ) from error
             if component.shape != shape:
                 raise InterfaceError(
                     f"{name}: component {index} must have shape {shape}, got {component.shape}"
                 )
+            if may_be_nan and np.count_nonzero(np.isnan(component)):
+                raise InterfaceError(f"{name}: component {index} is NaN{self._where(component)}")
             components.append(component)
         return components
+
+    def _where(self, component: Array) -> str:
+        """Say at which robot, in which element a component is NaN."""
+        place = [int(index[0]) for index in np.isnan(component).nonzero()]
+        robot = f" at robot {place.pop(0)}" if self.batched else ""
+        return f"{robot}, element {place}" if place else robot
 
     @staticmethod
     def _info(name: str, info: Any) -> dict[str, Any]:
@@ -118,6 +140,10 @@ class SingleCaptor(Captor):
         self._steps = 0
         return self._components("reset", components), self._info("reset", info)
 
+    def observe(self, guard: Guard) -> list[Array]:
+        """Return the components at present."""
+        return self._components("observe", guard("observe", self._interface.observe))
+
     def capture(self, guard: Guard) -> Capture:
         """Capture; termination overrides truncation."""
         name = "get_obs_rew_terminated_info"
@@ -134,7 +160,7 @@ class SingleCaptor(Captor):
         if math.isnan(reward):
             raise InterfaceError(f"{name}: the reward is NaN")
         terminated = bool(terminated)
-        truncated = not terminated and self._steps >= self.ep_max_length
+        truncated = not terminated and (self._steps >= self.ep_max_length or bool(self._interface.truncated))
         components, info = self._components(name, components), self._info(name, info)
         return Capture(components, reward, terminated, truncated, info, ended=terminated or truncated)
 
@@ -160,6 +186,10 @@ class RowsCaptor(Captor):
         self._steps[:] = 0
         return self._components("reset", components), self._info("reset", info)
 
+    def observe(self, guard: Guard) -> list[Array]:
+        """Return the components at present."""
+        return self._components("observe", guard("observe", self._interface.observe))
+
     def capture(self, guard: Guard) -> Capture:
         """Capture all rows, reset the ended ones and capture those again."""
         name = "get_obs_rew_terminated_info"
@@ -171,7 +201,8 @@ class RowsCaptor(Captor):
         if np.isnan(rewards).any():
             raise InterfaceError(f"{name}: the reward of robot {int(np.isnan(rewards).argmax())} is NaN")
         ended_well = self._row_values(name, "terminated", terminated, np.bool_)
-        truncated = (self._steps >= self.ep_max_length) & ~ended_well
+        over = (self._steps >= self.ep_max_length) | np.asarray(self._interface.truncated, dtype=np.bool_)
+        truncated = over & ~ended_well
         capture = Capture(
             self._components(name, components), rewards, ended_well, truncated, self._info(name, info)
         )

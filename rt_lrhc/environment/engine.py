@@ -1,18 +1,25 @@
 """What happens when in a time-step: sending, capturing, advancing; on the one thread that hosts the interface."""
 
 import logging
+import queue
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from math import nan
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from rt_lrhc.config import check_durations
+from rt_lrhc.delays import Delay, DelayDraws
 from rt_lrhc.environment.captures import Captor, Capture
+from rt_lrhc.environment.first_row import owner_name
+from rt_lrhc.environment.links import ActionLink
 from rt_lrhc.errors import ConfigurationError, EnvironmentStateError, InterfaceError, RealTimeError
 from rt_lrhc.interface import RealTimeInterface, VectorInterface
-from rt_lrhc.timing.clock import NS, ElasticClock, TimeSource, TimeStep, to_ns
+from rt_lrhc.timing.clock import NS, ElasticClock, TimeSource, TimeStep
+from rt_lrhc.timing.realtime import RunDelay
 from rt_lrhc.timing.statistics import Rows
 
 Action = npt.NDArray[Any]
@@ -45,7 +52,9 @@ class Schedule:
 
 
 TRACE_COLUMNS = (
+    "follows",
     "grid",
+    "send_begin",
     "sent",
     "capture_due",
     "capture_begin",
@@ -55,8 +64,107 @@ TRACE_COLUMNS = (
     "inference_begin",
     "inference_end",
 )
-"""One row of the trace a time-step, s of CLOCK_MONOTONIC: when the step was due, its action had been sent, its capture
-was due, began and ended, its end was due and reached, and the inference that led to its action began and ended."""
+"""One row of the trace a time-step: whether it followed another one (1), or a reset or a pause (0); then, in s of
+CLOCK_MONOTONIC, when it was due, its action began to be and had been
+sent, its capture was due, began and ended, its end was due and reached, and the inference that led to its action began
+and ended. NaN is "not measured"."""
+
+CAUSES = ("agent", "capture", "sending", "world", "host")
+"""Who made a time-step late beyond what the clock absorbs: the agent; a capture or a sending that took too long; a
+world whose control period took too long; or the host, which did not run the clock's thread in time. A thread of the
+agent's process that holds the interpreter lock counts as the host: the clock cannot tell."""
+
+
+@dataclass(slots=True)
+class _Marks:
+    """What was measured in one time-step, s of CLOCK_MONOTONIC; the names of `TRACE_COLUMNS`, and who made it late."""
+
+    follows: float = 1.0
+    grid: float = nan
+    send_begin: float = nan
+    sent: float = nan
+    capture_due: float = nan
+    capture_begin: float = nan
+    capture_end: float = nan
+    end_due: float = nan
+    end: float = nan
+    inference_begin: float = nan
+    inference_end: float = nan
+    cause: str = ""
+    queued: float = 0.0
+
+    def row(self) -> tuple[float, ...]:
+        """Return the row of the trace, in the order of `TRACE_COLUMNS`."""
+        return (
+            self.follows,
+            self.grid,
+            self.send_begin,
+            self.sent,
+            self.capture_due,
+            self.capture_begin,
+            self.capture_end,
+            self.end_due,
+            self.end,
+            self.inference_begin,
+            self.inference_end,
+        )
+
+
+_NOTHING = _Marks()
+"""The marks of every time-step on virtual time."""
+
+
+_NO_FIGURES: dict[str, Any] = {
+    "time": 0.0,
+    "step": 0,
+    "time_step_duration": 0.0,
+    "lateness": 0.0,
+    "overruns": 0,
+    "cause": "",
+    "observation_age": 0.0,
+    "action_age": 0.0,
+    "send_lateness": 0.0,
+    "capture_lateness": 0.0,
+    "send": 0.0,
+    "capture": 0.0,
+    "inference": 0.0,
+    "run_delay": 0.0,
+    "end_reason": "",
+}
+"""The keys of `info["rt"]`: the same on both clocks."""
+
+
+class EngineLike(Protocol):
+    """What the environments ask of an engine, or of what stands for one that lives in another process.
+
+    The first group belongs to the runner, which calls it between two time-steps; the second may be called at any time.
+    """
+
+    durations: Durations
+
+    def reset(self, seed: int, options: dict[str, Any] | None) -> tuple[list[Action], dict[str, Any]]:
+        """Reset the interface, send the first action and begin the first time-step."""
+
+    def hand_over(self, action: Action, inference: tuple[float, float] | None) -> Capture:
+        """Take the capture of the time-step that has ended, and begin the next one with `action`."""
+
+    def pause(self) -> None:
+        """Make the world wait until the next action or reset."""
+
+    def schedule(self) -> Schedule:
+        """Return what took effect when since the last reset."""
+
+    def set_durations(self, durations: Durations) -> None:
+        """Use other durations from the next time-step on."""
+
+    def set_ep_max_length(self, length: float) -> None:
+        """Truncate episodes after another number of time-steps."""
+
+    def set_default_action(self, action: Action) -> None:
+        """Send another action at resets: one action, or one a row."""
+
+    def measured(self) -> tuple[npt.NDArray[np.float64], dict[str, int]]:
+        """Return the trace, one row a time-step, and the number of overruns by cause."""
 
 
 class Engine(ABC):
@@ -71,6 +179,14 @@ class Engine(ABC):
         last_act_on_reset: Whether a reset sends the last action instead.
         wait_on_done: Whether the interface waits when the episode ends.
         prepro: Maps an action to what the interface gets.
+        measured: Whether the time source is the wall's.
+        action_delay: Time from the sending of an action to its effect.
+        observation_delay: Age of the state that a capture holds.
+        measured: Whether the time source is the wall's, so that what is measured means something.
+
+    Attributes:
+        callback: Name of the callback that runs now; empty where none does.
+        granted: What the operating system granted, in words, for the info of `reset()`.
     """
 
     def __init__(
@@ -85,18 +201,28 @@ class Engine(ABC):
         wait_on_done: bool,
         prepro: Callable[[Any], Any] | None,
         measured: bool,
+        action_delay: Delay | None = None,
+        observation_delay: Delay | None = None,
     ) -> None:
         self.interface = interface
         self.captor = captor
         self.default_action = default_action
         self.trace = Rows(8192, len(TRACE_COLUMNS))
         self.callback = ""
+        self.granted = ""
         self.durations = durations
         self._time = time
         self._measured = measured
         self._last_act_on_reset = last_act_on_reset
         self._wait_on_done = wait_on_done
         self._prepro = prepro
+        self._observation_delay = observation_delay
+        count = captor.num_robots
+        self._actions = (
+            None
+            if action_delay is None
+            else ActionLink(DelayDraws(action_delay, "actions", count), count, batched=captor.batched)
+        )
         self.clock = ElasticClock(
             time_step_duration=durations.time_step_duration,
             start_obs_capture=durations.start_obs_capture,
@@ -104,12 +230,18 @@ class Engine(ABC):
             time=self._grid_source(),
         )
         self._step: TimeStep | None = None
+        self._ended = TimeStep(0, 0, 0, 0, 0)
         self._capture: Capture | None = None
         self._last_action = default_action
+        self._first = True
         self._parked = True
         self._steps = 0
-        self._marks: dict[str, float] = {}
+        self._marks = _Marks()
+        self._run_delay: RunDelay | None = None
+        self._overruns_by_cause = dict.fromkeys(CAUSES, 0)
         self._warned_ns = -NS
+        # Written by the caller's thread, applied by this one between two time-steps: the running one must not notice.
+        self._changes: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     # What the runner calls.
 
@@ -123,7 +255,10 @@ class Engine(ABC):
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Run to the end of the running time-step, capturing on the way; at once where none is running."""
+        """Run to the end of the running time-step, capturing on the way; at once where none is running.
+
+        A device's engine may leave the wait for that end to whoever begins the next one.
+        """
         if self._step is None:
             return
         step, self._step = self._step, None
@@ -139,12 +274,16 @@ class Engine(ABC):
 
     def reset(self, seed: int, options: dict[str, Any] | None) -> tuple[list[Action], dict[str, Any]]:
         """Reset the interface, send the first action and begin the first time-step."""
+        self._complete()
+        self._check_options(options)
         self._park(broken=True)
+        self._apply_changes()
         components, info = self.captor.reset(self._guard, seed, options)
         self._restart(options)
+        self._restart_links(seed, components)
         action = self._last_action if self._last_act_on_reset else self.default_action
         self._begin(action, None)
-        info["rt"] = self._figures(None)
+        info["rt"] = {**self._figures(None, self._marks), "granted": self.granted}
         return components, info
 
     def hand_over(self, action: Action, inference: tuple[float, float] | None) -> Capture:
@@ -155,26 +294,45 @@ class Engine(ABC):
         capture, self._capture = self._capture, None
         if capture is None:
             raise EnvironmentStateError("step() was called where no time-step has run: call reset() first")
+        step, marks = self._ended, self._marks
+        self._apply_changes()
         if capture.ended:
             self._last_action = action
-            return capture
-        if capture.reset_rows is not None:
-            action = self._with_reset_rows(action, capture.reset_rows)
-        self._begin(action, inference)
+        else:
+            if capture.reset_rows is not None:
+                action = self._with_reset_rows(action, capture.reset_rows)
+            self._begin(action, inference)
+        # Only now: what is written down after the action was sent does not delay it.
+        self._write_down(capture, step, marks)
         return capture
 
     def pause(self) -> None:
         """Make the world wait until the next action or reset."""
+        self._complete()
         self._guard("wait", self.interface.wait)
         self._park(broken=False)
 
     def close(self) -> None:
-        """Close the interface."""
+        """Let the running time-step end and close the interface."""
+        self._complete()
+        if self._run_delay is not None:
+            self._run_delay.close()
         self._guard("close", self.interface.close)
 
     def set_durations(self, durations: Durations) -> None:
         """Use other durations from the next time-step on."""
-        self.check_durations(durations)
+        durations = self.on_grid(durations)
+        self._changes.put(lambda: self._configure(durations))
+
+    def set_ep_max_length(self, length: float) -> None:
+        """Truncate episodes after another number of time-steps, from the next one on."""
+        self._changes.put(lambda: setattr(self.captor, "ep_max_length", length))
+
+    def set_default_action(self, action: Action) -> None:
+        """Send another action at resets, from the next time-step on: one action, or one a row."""
+        self._changes.put(lambda: setattr(self, "default_action", action))
+
+    def _configure(self, durations: Durations) -> None:
         self.clock.configure(
             durations.time_step_duration,
             durations.start_obs_capture,
@@ -182,8 +340,25 @@ class Engine(ABC):
         )
         self.durations = durations
 
-    def check_durations(self, durations: Durations) -> None:  # noqa: B027 (a device keeps any)
-        """Raise a ConfigurationError where the world cannot keep these durations."""
+    def _apply_changes(self) -> None:
+        while not self._changes.empty():
+            self._changes.get_nowait()()
+
+    def measured(self) -> tuple[npt.NDArray[np.float64], dict[str, int]]:
+        """Return the trace, one row a time-step, and the number of overruns by cause."""
+        return self.trace.values(), dict(self._overruns_by_cause)
+
+    def on_grid(self, durations: Durations) -> Durations:
+        """Return the durations as the world keeps them; raise a ConfigurationError where it cannot."""
+        check_durations(
+            durations.time_step_duration, durations.start_obs_capture, durations.time_step_timeout_factor
+        )
+        return durations
+
+    def _check_options(self, options: dict[str, Any] | None) -> None:
+        """Raise a ConfigurationError for options of `reset()` that are the environment's and unusable."""
+        if options is not None and not isinstance(options, dict):
+            raise ConfigurationError(f"options must be a dictionary or None, got {options!r:.100}")
 
     def schedule(self) -> Schedule:
         """Return what took effect when since the last reset."""
@@ -197,9 +372,25 @@ class Engine(ABC):
     @abstractmethod
     def _run(self, step: TimeStep) -> None: ...
 
+    def _complete(self) -> None:  # noqa: B027 (a world's time-step has ended when `finish` returns)
+        """Run to the end of a time-step that has been captured."""
+
+    def _captured_ns(self, step: TimeStep) -> int:
+        """Return where on the grid the capture that is being taken lies."""
+        return step.capture_ns
+
     @abstractmethod
     def _wall_ns(self, grid_ns: int) -> int:
         """Return when a point of the grid is due, in the time source's ns."""
+
+    def _now_ns(self) -> int:
+        """Return the present, ns on the clock's grid."""
+        return self._grid_source().now_ns()
+
+    def _restart_links(self, root: int, components: list[Action]) -> None:
+        self._first = True
+        if self._actions is not None:
+            self._actions.restart(root)
 
     def _restart(self, options: dict[str, Any] | None) -> None:
         self.clock.restart()
@@ -214,25 +405,81 @@ class Engine(ABC):
     # Parts of a time-step.
 
     def _begin(self, action: Action, inference: tuple[float, float] | None) -> None:
-        self._parked = False
+        before = self._marks
         step = self.clock.begin_step()
-        self._marks = {}
-        self._send(action)
+        marks = _Marks(follows=float(not self._parked)) if self._measured else _NOTHING
+        self._parked = False
+        self._await(step)
+        self._marks = marks
         if self._measured:
-            self._marks = {"grid": self._wall_ns(step.start_ns) / NS, "sent": self._time.now_ns() / NS}
+            marks.send_begin = self._time.now_ns() / NS
+        self._send(action, step)
+        if self._measured:
+            marks.sent = self._time.now_ns() / NS
+            marks.grid = self._wall_ns(step.start_ns) / NS
             if inference is not None:
-                self._marks["inference_begin"], self._marks["inference_end"] = inference
+                marks.inference_begin, marks.inference_end = inference
         self._step = step
         if step.overrun_ns:
+            marks.cause = self._late_because(step.overrun_ns / NS, before, marks)
+            self._count_overrun(marks.cause)
             durations = self.durations
             self._warn(
-                "the agent was %.1f ms late, more than the %.1f ms that a time-step absorbs: the grid restarts",
+                f"the time-step begins %.1f ms late (cause: {marks.cause}), more than the %.1f ms that one absorbs: "
+                "the grid restarts",
                 step.overrun_ns / 1e6,
                 durations.time_step_timeout_factor * durations.time_step_duration * 1e3,
             )
 
-    def _send(self, action: Action) -> None:
+    def _await(self, step: TimeStep) -> None:  # noqa: B027 (a world is at the grid point already)
+        """Wait until the time-step begins, where its action came before that."""
+
+    def _late_because(self, late: float, before: _Marks, marks: _Marks) -> str:
+        """Say who made a time-step late: the first that was behind its own time by most of `late`, s."""
+        if not self._measured:
+            return "agent"  # a replay: nothing else is late on virtual time
+        most = 0.5 * late
+        before.queued = self._queued_ns() / NS
+        if before.queued > most:
+            return "host"
+        if before.sent - before.send_begin > most:
+            return "sending"
+        if before.capture_end - before.capture_begin > most:
+            return "capture"
+        # The grid has restarted at the present: the time-step was due `late` ago. Without a time: not measured.
+        if not marks.inference_end < marks.grid - most:
+            return "agent"
+        return "host"
+
+    def _queued_ns(self) -> int:
+        """Return for how long this thread has waited for a core since this was asked last, ns."""
+        if self._run_delay is None:
+            self._run_delay = RunDelay()
+        return self._run_delay.since_last_ns()
+
+    def _count_overrun(self, cause: str) -> None:
+        self._overruns_by_cause[cause] += 1
+
+    def _send(self, action: Action, step: TimeStep) -> None:
+        """Send `action`, which acts when its delay has passed; the first one since a reset acts at once."""
         self._last_action = action
+        first, self._first = self._first, False
+        if self._actions is None:
+            self._apply(action)
+        elif first:
+            self._apply(self._actions.put(action, step.start_ns))
+        else:
+            self._actions.send(action, self._now_ns(), step.start_ns)
+            self._deliver()
+
+    def _deliver(self) -> None:
+        """Apply the actions that have arrived by now."""
+        if self._actions is not None:
+            arrived = self._actions.arrived(self._now_ns())
+            if arrived is not None:
+                self._apply(arrived)
+
+    def _apply(self, action: Action) -> None:
         control = (
             action.copy()
             if self._prepro is None
@@ -245,56 +492,72 @@ class Engine(ABC):
         return np.where(rows.reshape(-1, *[1] * (action.ndim - 1)), first, action)
 
     def _take_capture(self, step: TimeStep) -> None:
+        marks = self._marks
         if self._measured:
-            self._marks["capture_due"] = self._wall_ns(step.capture_ns) / NS
-            self._marks["capture_begin"] = self._time.now_ns() / NS
+            marks.capture_begin = self._time.now_ns() / NS
         capture = self.captor.capture(self._guard)
         self._steps += 1
+        self._age(capture, step)
         if capture.reset_rows is not None:
             # The reset robots act on their first action from this instant, not from the agent's next one.
-            self._send(self._with_reset_rows(self._last_action, capture.reset_rows))
+            action = self._last_action = self._with_reset_rows(self._last_action, capture.reset_rows)
+            if self._actions is not None:
+                action = self._actions.put_rows(action, self._captured_ns(step), capture.reset_rows)
+            self._apply(action)
         if self._measured:
-            self._marks["capture_end"] = self._time.now_ns() / NS
+            marks.capture_end = self._time.now_ns() / NS
+            marks.capture_due = self._wall_ns(step.capture_ns) / NS
         self._capture = capture
 
-    def _end(self, step: TimeStep) -> None:
-        assert self._capture is not None
-        if self._measured:
-            self._marks["end_due"] = self._wall_ns(step.end_ns) / NS
-            self._marks["end"] = self._time.now_ns() / NS
-            self.trace.add(*(self._marks.get(name, float("nan")) for name in TRACE_COLUMNS))
-        capture = self._capture
-        capture.info["rt"] = self._figures(step)
-        if capture.reset_rows is None and not isinstance(capture.terminated, np.ndarray):
-            reason = "terminated" if capture.terminated else "time_limit" if capture.truncated else ""
-            capture.info["rt"]["end_reason"] = reason
+    def _age(self, capture: Capture, step: TimeStep) -> None:
+        """Write down when the capture is, and how old the action in force and the captured state are then."""
+        now_ns = self._captured_ns(step)
+        capture.time = (now_ns - self._epoch_ns()) / NS
+        capture.observation_age = (step.end_ns - now_ns) / NS
+        capture.action_age = (
+            (now_ns - step.start_ns) / NS if self._actions is None else self._actions.age(now_ns)
+        )
 
-    def _figures(self, step: TimeStep | None) -> dict[str, Any]:
+    def _end(self, step: TimeStep) -> None:
+        self._ended = step
+        if self._measured:
+            self._marks.end = self._time.now_ns() / NS
+            # Now: the grid may slip before the next action comes.
+            self._marks.end_due = self._wall_ns(step.end_ns) / NS
+
+    def _write_down(self, capture: Capture, step: TimeStep, marks: _Marks) -> None:
+        """Put the figures of the time-step that has ended into its info and into the trace."""
+        if self._measured:
+            self.trace.add(*marks.row())
+        figures = capture.info["rt"] = self._figures(step, marks)
+        figures["time"] = capture.time
+        figures["observation_age"] = capture.observation_age
+        figures["action_age"] = capture.action_age
+        if isinstance(capture.terminated, np.ndarray):
+            ends = np.where(capture.terminated, "terminated", np.where(capture.truncated, "time_limit", ""))
+            figures["end_reason"] = ends
+        else:
+            reason = "terminated" if capture.terminated else "time_limit" if capture.truncated else ""
+            figures["end_reason"] = reason
+
+    def _figures(self, step: TimeStep | None, marks: _Marks) -> dict[str, Any]:
         """Return the scalars of `info["rt"]`: grid values, then measured ones, which are 0 on virtual time."""
-        marks = self._marks
-        figures: dict[str, Any] = {
-            "time": 0.0,
-            "step": self._steps,
-            "time_step_duration": 0.0,
-            "lateness": 0.0,
-            "overruns": self.clock.overruns,
-            "observation_age": 0.0,
-            "send_lateness": 0.0,
-            "capture_lateness": 0.0,
-            "inference": 0.0,
-            "end_reason": "",
-        }
+        figures = _NO_FIGURES.copy()
+        figures["step"] = self._steps
+        figures["overruns"] = self.clock.overruns
+        figures["cause"] = marks.cause
         if step is None:
             return figures
-        figures["time"] = (step.capture_ns - self._epoch_ns()) / NS
         figures["time_step_duration"] = (step.end_ns - step.start_ns - step.lateness_ns) / NS
         figures["lateness"] = (step.lateness_ns or step.overrun_ns) / NS
-        figures["observation_age"] = (step.end_ns - step.capture_ns) / NS
         if self._measured:
-            figures["send_lateness"] = marks["sent"] - marks["grid"]
-            figures["capture_lateness"] = marks["capture_begin"] - marks["capture_due"]
-            if "inference_begin" in marks:
-                figures["inference"] = marks["inference_end"] - marks["inference_begin"]
+            figures["send_lateness"] = marks.send_begin - marks.grid
+            figures["capture_lateness"] = marks.capture_begin - marks.capture_due
+            figures["send"] = marks.sent - marks.send_begin
+            figures["capture"] = marks.capture_end - marks.capture_begin
+            if marks.inference_end == marks.inference_end:  # not NaN
+                figures["inference"] = marks.inference_end - marks.inference_begin
+            figures["run_delay"] = marks.queued + self._queued_ns() / NS
         return figures
 
     def _epoch_ns(self) -> int:
@@ -315,160 +578,7 @@ class Engine(ABC):
         except RealTimeError:
             raise
         except Exception as error:
-            owner = "" if name.endswith("_func") else f"{type(self.interface).__name__}."
+            owner = "" if name.endswith("_func") else f"{owner_name(self.interface)}."
             raise InterfaceError(f"{owner}{name} raised {type(error).__name__}: {error}") from error
         finally:
             self.callback = ""
-
-
-class DeviceEngine(Engine):
-    """A device: its world goes on by itself, and an action that is late is sent at once."""
-
-    _first_ns = 0
-
-    def _grid_source(self) -> TimeSource:
-        return self._time
-
-    def _wall_ns(self, grid_ns: int) -> int:
-        return grid_ns
-
-    def _epoch_ns(self) -> int:
-        return self._first_ns
-
-    def _restart(self, options: dict[str, Any] | None) -> None:
-        super()._restart(options)
-        if options is not None and "schedule" in options:
-            raise ConfigurationError(
-                'options["schedule"] needs a world (an interface with advance()), not a device'
-            )
-        self._first_ns = self._time.now_ns()
-
-    def _run(self, step: TimeStep) -> None:
-        self._time.sleep_until(step.capture_ns)
-        self._take_capture(step)
-        self._time.sleep_until(step.end_ns)
-        self._end(step)
-
-
-class WorldEngine(Engine):
-    """A world with control periods: it is advanced along a grid, which the time source paces.
-
-    The elastic clock reads the grid, not the time source: durations are whole control periods, and a late action takes
-    effect at a control period.
-    """
-
-    def __init__(self, interface: Interface, *args: Any, **kwargs: Any) -> None:
-        period = interface.control_period
-        if period is None or not period > 0.0:
-            raise ConfigurationError(
-                f"{type(interface).__name__} overrides advance(), so its control_period must be positive, in s, "
-                f"got {period}"
-            )
-        self._period_ns = to_ns(period)
-        self._grid_ns = 0
-        self._origin_ns = 0
-        self._sent_periods: list[int] = []
-        self._replay: list[int] = []
-        super().__init__(interface, *args, **kwargs)
-        self.check_durations(self.durations)
-
-    def now_ns(self) -> int:
-        """Return the present grid point, ns since the reset: the elastic clock's time source."""
-        return self._grid_ns
-
-    def sleep_until(self, deadline_ns: int) -> None:
-        """Advance to a grid point; the elastic clock never asks for it."""
-        raise NotImplementedError
-
-    def _grid_source(self) -> TimeSource:
-        return self
-
-    def _wall_ns(self, grid_ns: int) -> int:
-        return self._origin_ns + grid_ns
-
-    @property
-    def idles(self) -> bool:
-        """The world goes on while the agent is late, but for pauses and ends, and on virtual time."""
-        return self._measured and not self._parked
-
-    def idle(self) -> None:
-        """Advance by one control period."""
-        try:
-            self._advance()
-        except BaseException:
-            self._park(broken=True)
-            raise
-
-    def check_durations(self, durations: Durations) -> None:
-        """Raise unless the durations are whole control periods."""
-        for name in ("time_step_duration", "start_obs_capture"):
-            value = getattr(durations, name)
-            if to_ns(value) % self._period_ns:
-                raise ConfigurationError(
-                    f"{name} must be a multiple of the control period of {type(self.interface).__name__}, "
-                    f"{self._period_ns / NS} s, got {value} s"
-                )
-
-    def schedule(self) -> Schedule:
-        """Return the control periods at which the actions were sent, and what the interface recorded."""
-        recorded = getattr(self.interface, "schedule", None)
-        return Schedule(tuple(self._sent_periods), recorded() if recorded is not None else None)
-
-    def _restart(self, options: dict[str, Any] | None) -> None:
-        super()._restart(options)
-        schedule = (options or {}).get("schedule")
-        if schedule is not None and self._measured:
-            raise ConfigurationError(
-                'options["schedule"] replays on virtual time only; this clock is the wall\'s'
-            )
-        if schedule is not None and not isinstance(schedule, Schedule):
-            raise ConfigurationError(f'options["schedule"] must be a Schedule, got {type(schedule).__name__}')
-        self._replay = list(schedule.action_periods)[::-1] if schedule is not None else []
-        self._sent_periods = []
-        self._grid_ns = 0
-
-    def _begin(self, action: Action, inference: tuple[float, float] | None) -> None:
-        if self._parked:
-            self._origin_ns = self._time.now_ns() - self._grid_ns
-        if self._replay:
-            until_ns = self._replay.pop() * self._period_ns
-            while self._grid_ns < until_ns:
-                self._advance()
-        self._sent_periods.append(self._grid_ns // self._period_ns)
-        super()._begin(action, inference)
-
-    def _park(self, *, broken: bool) -> None:
-        # World time stands still in a pause: the grid of time-steps stays where it is.
-        self._parked = True
-        if broken:
-            self._step = self._capture = None
-
-    def _run(self, step: TimeStep) -> None:
-        captured = False
-        while True:
-            if not captured and self._grid_ns >= step.capture_ns:
-                self._take_capture(step)
-                captured = True
-            if self._grid_ns >= step.end_ns:
-                break
-            self._advance()
-        self._end(step)
-
-    def _advance(self) -> None:
-        """Run the world for one control period and wait for its end on the time source."""
-        until_ns = self._grid_ns + self._period_ns
-        self._guard("advance", self.interface.advance, until_ns / NS)
-        self._grid_ns = until_ns
-        due_ns = self._origin_ns + until_ns
-        late_ns = self._time.now_ns() - due_ns
-        if self._measured and late_ns > self._period_ns:
-            # No burst of short periods to catch up: the whole grid slips.
-            self._origin_ns += late_ns
-            self.clock.overruns += 1
-            self._warn(
-                "a control period of %.1f ms ended %.1f ms late: the grid slips",
-                self._period_ns / 1e6,
-                late_ns / 1e6,
-            )
-        else:
-            self._time.sleep_until(due_ns)

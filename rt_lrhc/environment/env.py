@@ -1,5 +1,6 @@
 """The environment of one robot."""
 
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,11 @@ import numpy.typing as npt
 
 from rt_lrhc.config import Clock, RealTimeConfig, check_choice
 from rt_lrhc.environment.action_buffer import ActionBuffer
-from rt_lrhc.environment.engine import Schedule
+from rt_lrhc.environment.controls import Controls
+from rt_lrhc.environment.coverage import Coverage
 from rt_lrhc.environment.first_row import FirstRow
 from rt_lrhc.environment.observation import ObservationBuilder
+from rt_lrhc.environment.prepro import prepared
 from rt_lrhc.environment.setup import (
     Host,
     build_interface,
@@ -22,7 +25,6 @@ from rt_lrhc.environment.setup import (
     usable_render_modes,
 )
 from rt_lrhc.environment.stopwatch import Stopwatch
-from rt_lrhc.environment.timing import Timing
 from rt_lrhc.errors import ConfigurationError, EnvironmentStateError, RenderError
 from rt_lrhc.interface import VectorInterface
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from rt_lrhc.environment.window import Window
 
 
-class RealTimeEnv(gymnasium.Env[Any, npt.NDArray[Any]]):
+class RealTimeEnv(Controls, gymnasium.Env[Any, npt.NDArray[Any]]):
     """A Gymnasium environment whose world does not wait.
 
     `step(action)` waits for the end of the running time-step, returns the observation captured in it and starts the
@@ -40,7 +42,7 @@ class RealTimeEnv(gymnasium.Env[Any, npt.NDArray[Any]]):
     Args:
         config: Configuration; see `rt_lrhc.RealTimeConfig` for its keys and `rt_lrhc.DEFAULT_CONFIG_DICT` for defaults.
         render_mode: None, `"rgb_array"` or `"human"` (a window).
-        default_clock: The clock of the environment's id.
+        default_clock: The clock of the environment's id; None leaves it to the configuration.
 
     Raises:
         ConfigurationError: If something in the configuration or the interface is not as it should be.
@@ -50,7 +52,7 @@ class RealTimeEnv(gymnasium.Env[Any, npt.NDArray[Any]]):
     metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 20}  # noqa: RUF012 (Gymnasium's name and type)
 
     def __init__(
-        self, config: dict[str, Any], render_mode: str | None = None, default_clock: Clock = "wall"
+        self, config: dict[str, Any], render_mode: str | None = None, default_clock: Clock | None = None
     ) -> None:
         checked = RealTimeConfig.from_mapping(config)
         check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
@@ -64,27 +66,28 @@ class RealTimeEnv(gymnasium.Env[Any, npt.NDArray[Any]]):
             parts = inspect_interface(
                 FirstRow(interface) if isinstance(interface, VectorInterface) else interface
             )
-            self._host = Host(parts, checked, default_clock, num_envs=None)
-            length = checked.act_buf_len if checked.act_in_obs else 0
+            host = Host(parts, checked, default_clock, num_envs=None)
+            coverage = Coverage(checked, parts)
             self._builder = ObservationBuilder(
                 parts.observation_space,
                 getattr(parts.interface, "observation_names", None),
                 parts.action_space,
-                length,
+                coverage.length if checked.act_in_obs else 0,
                 checked.observation_form,
                 batched=False,
             )
         except BaseException:
             interface.close()
             raise
+        self._control(host, checked, coverage)
         self._interface = parts.interface
-        self._config = checked
         self.action_space = parts.action_space
         self.observation_space = self._builder.space
         self.render_mode = render_mode
         self.metadata = {"render_modes": modes, "render_fps": max(1, round(1.0 / checked.time_step_duration))}
         self._default_action = parts.default_action
-        self._buffer = ActionBuffer(checked.act_buf_len, parts.default_action)
+        self._buffer = ActionBuffer(self._coverage.length, parts.default_action)
+        self._last_sent = True
         self._stopwatch = Stopwatch()
         self._window: Window | None = None
         self._running = False
@@ -103,15 +106,29 @@ class RealTimeEnv(gymnasium.Env[Any, npt.NDArray[Any]]):
                 virtual time.
         """
         super().reset(seed=seed)
-        root = int(self.np_random.integers(2**31))
+        return self.restart(int(self.np_random.integers(2**31)), options)
+
+    def restart(self, root: int, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Do what `reset()` does, with a given root of the episode's random streams, at least 0."""
         self._running = False
         components, info = self._host.call(lambda engine: engine.reset(root, options))
         self._running = True
+        self._restart_buffer()
+        observation = self._builder.build(components, self._buffer)
+        if self._recorder is not None:
+            self._recorder.begin(root, options, observation)
+        return self._hand_out(observation), info
+
+    def _restart_buffer(self) -> None:
+        """Let the buffer hold what acted: its newest action is the one that the reset has sent."""
+        first = self._buffer.newest() if self._config.last_act_on_reset else self._default_action
         if self._config.reset_act_buf:
             self._buffer.clear()
-        else:
-            self._buffer.append(self._default_action)
-        return self._hand_out(components), info
+        elif self._last_sent:
+            self._buffer.append(first)
+        # Else the newest is the last action of an episode, which was never sent.
+        self._buffer.replace_newest(first)
+        self._last_sent = True
 
     def step(self, action: npt.NDArray[Any]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take the observation of the time-step that ends, and send `action`, which acts in the next one.
@@ -129,24 +146,30 @@ class RealTimeEnv(gymnasium.Env[Any, npt.NDArray[Any]]):
         assert isinstance(space, gymnasium.spaces.Box)
         own = checked_action(action, space, space.shape)
         inference = self._stopwatch.read()
+        begin = time.monotonic()
         try:
             capture = self._host.call(lambda engine: engine.hand_over(own, inference))
         except BaseException:
             self._running, self._ended_by = False, "the last call raised"
             raise
+        joined = time.monotonic()
         self._buffer.append(own)
+        self._last_sent = not capture.ended
+        figures = capture.info["rt"]
         if capture.ended:
-            self._running, self._ended_by = (
-                False,
-                f"the episode has ended ({capture.info['rt']['end_reason']})",
-            )
-        observation = self._hand_out(capture.components)
+            self._running, self._ended_by = False, f"the episode has ended ({figures['end_reason']})"
+        if self.clock == "wall":
+            self._coverage.measure(figures)
+        built = self._builder.build(capture.components, self._buffer)
+        if self._recorder is not None:
+            self._recorder.add(own, built, capture)
+        observation = self._hand_out(built)
+        if self._benchmarks is not None:
+            self._benchmarks.add(inference, (begin, joined, time.monotonic()), figures)
         return observation, capture.reward, capture.terminated, capture.truncated, capture.info
 
-    def _hand_out(self, components: list[npt.NDArray[Any]]) -> Any:
-        observation = self._builder.build(components, self._buffer)
-        if self._config.obs_prepro_func is not None:
-            observation = self._config.obs_prepro_func(observation)
+    def _hand_out(self, observation: Any) -> Any:
+        observation = prepared("obs_prepro_func", self._config.obs_prepro_func, observation)
         if self.render_mode == "human":
             self.render()
         self._stopwatch.start()
@@ -154,6 +177,7 @@ class RealTimeEnv(gymnasium.Env[Any, npt.NDArray[Any]]):
 
     def wait(self) -> None:
         """Pause: let the running time-step end, then make the world wait until the next `step()` or `reset()`."""
+        self._note("wait")
         self._host.call(lambda engine: engine.pause())
         self._stopwatch.stop()
 
@@ -184,35 +208,12 @@ class RealTimeEnv(gymnasium.Env[Any, npt.NDArray[Any]]):
         self._host.close()
 
     @property
-    def timing(self) -> Timing:
-        """What was measured on the wall clock."""
-        return self._host.timing
-
-    @property
-    def clock(self) -> Clock:
-        """The clock that this environment runs on, `"wall"` or `"virtual"`."""
-        return self._host.clock
-
-    @property
     def interface(self) -> Any:
-        """The interface. Its callbacks belong to the environment; what else it offers is yours to use."""
+        """The interface. Its callbacks belong to the environment; what else it offers is yours to use.
+
+        With `runner="process"`: what stands for it here, which has its spaces and draws its picture.
+        """
         return self._interface.rows if isinstance(self._interface, FirstRow) else self._interface
-
-    def schedule(self) -> Schedule:
-        """Return what took effect when since the last reset; `reset(options={"schedule": ...})` replays it."""
-        return self._host.schedule()
-
-    def set_time_step_duration(self, duration: float) -> None:
-        """Change the nominal time-step, s, from the next one on."""
-        self._host.set_time_step_duration(duration)
-
-    def set_start_obs_capture(self, start: float) -> None:
-        """Change the start of the capture in a time-step, s, from the next one on."""
-        self._host.set_start_obs_capture(start)
-
-    def set_ep_max_length(self, length: float) -> None:
-        """Change the number of time-steps after which an episode is truncated."""
-        self._host.set_ep_max_length(length)
 
     def set_default_action(self, action: npt.NDArray[Any]) -> None:
         """Change the action that the next `reset()` sends and fills the buffer with."""
@@ -220,3 +221,4 @@ class RealTimeEnv(gymnasium.Env[Any, npt.NDArray[Any]]):
         self._default_action = checked_default(action, self.action_space)
         self._buffer.set_default(self._default_action)
         self._host.set_default_action(self._default_action)
+        self._note("set_default_action", self._default_action.tolist())

@@ -20,6 +20,9 @@ class FirstRow(RealTimeInterface):
         self.rows = rows
         self.control_period = rows.control_period
         self.overlaps = rows.overlaps
+        self.draws = rows.draws
+        self.action_delay_bound = rows.action_delay_bound
+        self.observation_delay_bound = rows.observation_delay_bound
         self.observation_names = getattr(rows, "observation_names", None)
 
     def get_observation_space(self) -> TupleSpace:
@@ -48,6 +51,7 @@ class FirstRow(RealTimeInterface):
     def get_obs_rew_terminated_info(self) -> tuple[list[Any], float, bool, dict[str, Any]]:
         """Capture."""
         observations, rewards, terminated, info = self.rows.get_obs_rew_terminated_info()
+        self.truncated = bool(np.any(self.rows.truncated))
         return [part[0] for part in observations], float(rewards[0]), bool(terminated[0]), _first(info)
 
     def wait(self) -> None:
@@ -57,6 +61,10 @@ class FirstRow(RealTimeInterface):
     def advance(self, until: float) -> None:
         """Let the world run to the grid time `until`."""
         self.rows.advance(until)
+
+    def observe(self) -> list[Any]:
+        """Return the observation, without a capture."""
+        return [part[0] for part in self.rows.observe()]
 
     def schedule(self) -> Any:
         """Return what the interface recorded of itself, None where it keeps nothing."""
@@ -73,17 +81,22 @@ class FirstRow(RealTimeInterface):
 
 
 def _first(info: dict[str, Any]) -> dict[str, Any]:
-    """Return the info of row 0: arrays lose their leading axis, numbers become Python's."""
-    return {
-        key: (
-            _first(value)
-            if isinstance(value, dict)
-            else value[0].item()
-            if value[0].ndim == 0
-            else value[0].copy()
-        )
-        for key, value in info.items()
-    }
+    """Return the info of row 0: arrays lose their leading axis, numbers become Python's; scalars are all rows'."""
+    first: dict[str, Any] = {}
+    for key, value in info.items():
+        if isinstance(value, dict):
+            first[key] = _first(value)
+        elif np.ndim(value) == 0:
+            first[key] = value
+        else:
+            row = np.asarray(value)[0]
+            first[key] = row.item() if row.ndim == 0 else row.copy()
+    return first
+
+
+def owner_name(interface: RealTimeInterface | VectorInterface) -> str:
+    """Return the name of the user's class, for messages."""
+    return type(interface.rows if isinstance(interface, FirstRow) else interface).__name__
 
 
 def is_world(interface: RealTimeInterface | VectorInterface) -> bool:

@@ -1,6 +1,7 @@
 """Where the engine runs: on the caller's thread, or on a persistent one of its own."""
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -8,9 +9,10 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from rt_lrhc.environment.engine import Engine
+from rt_lrhc.environment.engine import Engine, EngineLike
+from rt_lrhc.environment.first_row import owner_name
 from rt_lrhc.errors import EnvironmentStateError, InterfaceTimeout
 from rt_lrhc.timing.realtime import Granted, RealTimeOptions, apply_to_thread
 
@@ -19,7 +21,73 @@ _log = logging.getLogger("rt_lrhc")
 _POLL = 1.0
 """Longest single wait, s; the waits below are loops of it, so that none is unbounded and Ctrl-C is heard."""
 
-Command = Callable[[Engine], Any]
+Command = Callable[[EngineLike], Any]
+
+
+@dataclass
+class Ticket:
+    """Something to run on the engine; a command of None closes it."""
+
+    number: int
+    command: Command | None
+
+
+class Inbox(Protocol):
+    """Where the engine's thread finds what the caller wants, and leaves what came of it."""
+
+    def take(self, timeout: float) -> Ticket | None:
+        """Return the next ticket, or None where none comes within `timeout` s."""
+
+    def answer(self, number: int, value: Any, error: BaseException | None) -> None:
+        """Leave the result of ticket `number`, or what it raised."""
+
+
+def serve(engine: Engine, inbox: Inbox) -> None:
+    """Run time-steps and the caller's commands between them, until the engine is closed.
+
+    What a time-step raises is kept for the caller's next command, which is then not run.
+    """
+    failure: BaseException | None = None
+    while True:
+        if failure is None:
+            failure = _attempt(engine.finish)
+        ticket, failure = _next_ticket(engine, inbox, failure)
+        if ticket.command is None:
+            if failure is not None:
+                _log.error("closed after an error that no call was left to raise", exc_info=failure)
+            inbox.answer(ticket.number, None, _attempt(engine.close))
+            return
+        if failure is not None:
+            inbox.answer(ticket.number, None, failure)
+            failure = None
+            continue
+        try:
+            value, error = ticket.command(engine), None
+        except BaseException as raised:  # it is the caller's to handle, whatever it is
+            value, error = None, raised
+        inbox.answer(ticket.number, value, error)
+
+
+def _next_ticket(
+    engine: Engine, inbox: Inbox, failure: BaseException | None
+) -> tuple[Ticket, BaseException | None]:
+    """Wait for the caller; meanwhile, a world that does not wait goes on."""
+    while True:
+        idles = failure is None and engine.idles
+        ticket = inbox.take(0.0 if idles else _POLL)
+        if ticket is not None:
+            return ticket, failure
+        if idles:
+            failure = _attempt(engine.idle)
+
+
+def _attempt(function: Callable[[], None]) -> BaseException | None:
+    try:
+        function()
+    except BaseException as raised:  # kept for the caller's next call; never lost
+        _log.debug("kept for the next call:\n%s", traceback.format_exc())
+        return raised
+    return None
 
 
 class Runner(ABC):
@@ -57,12 +125,6 @@ class InlineRunner(Runner):
             self._engine.close()
 
 
-@dataclass
-class _Ticket:
-    number: int
-    command: Command | None  # None closes
-
-
 class ThreadRunner(Runner):
     """Runs time-steps on a persistent thread while the caller infers the next action.
 
@@ -81,8 +143,9 @@ class ThreadRunner(Runner):
         self._limit = limit
         self._grace = grace
         self._closed = False
+        self._pid = os.getpid()
         self._number = 0
-        self._commands: queue.SimpleQueue[_Ticket] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Ticket] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="rt_lrhc-clock", daemon=True)
@@ -99,9 +162,13 @@ class ThreadRunner(Runner):
 
     def close(self) -> None:
         """Stop the thread; where a callback hangs, say so and leave it behind (it is a daemon)."""
-        if self._closed:
+        if self._closed or os.getpid() != self._pid:  # a forked child has no say, and no such thread
             return
         self._closed = True
+        if threading.current_thread() is self._thread:
+            # The collector found the environment on this thread of all: it cannot wait for itself.
+            self._commands.put(Ticket(self._number + 1, None))
+            return
         limit = min(self._limit, 5.0) + self._grace()
         try:
             self._call(None, limit)
@@ -112,7 +179,7 @@ class ThreadRunner(Runner):
 
     def _call(self, command: Command | None, limit: float) -> Any:
         self._number += 1
-        self._commands.put(_Ticket(self._number, command))
+        self._commands.put(Ticket(self._number, command))
         return self._take_reply(self._number, limit)
 
     def _take_reply(self, number: int, limit: float) -> Any:
@@ -123,7 +190,8 @@ class ThreadRunner(Runner):
                     timeout=max(min(_POLL, deadline - time.monotonic()), 0.0)
                 )
             except queue.Empty:
-                if time.monotonic() >= deadline or not self._thread.is_alive():
+                ended = not self._thread.is_alive() and self._replies.empty()
+                if time.monotonic() >= deadline or ended:
                     raise InterfaceTimeout(self._why(limit)) from None
                 continue
             # An earlier call may have been left by Ctrl-C before its reply came.
@@ -137,7 +205,7 @@ class ThreadRunner(Runner):
         if not self._thread.is_alive():
             return "the clock's thread has ended"
         callback = self._engine.callback
-        what = f"{type(self._engine.interface).__name__}.{callback}" if callback else "the running time-step"
+        what = f"{owner_name(self._engine.interface)}.{callback}" if callback else "the running time-step"
         return f"{what} did not return within {limit:.1f} s (callback_timeout)"
 
     # On the thread.
@@ -149,41 +217,18 @@ class ThreadRunner(Runner):
                 self.granted = apply_to_thread(self._options)
         except Exception as refused:
             error = refused
-        self._replies.put((0, None, error))
+        self.answer(0, None, error)
         self._started.set()
-        failure: BaseException | None = None
-        while error is None:
-            if failure is None:
-                failure = self._attempt(self._engine.finish)
-            ticket, failure = self._next_ticket(failure)
-            if ticket.command is None:
-                failure = self._attempt(self._engine.close)
-                self._replies.put((ticket.number, None, failure))
-                return
-            if failure is not None:
-                self._replies.put((ticket.number, None, failure))
-                failure = None
-                continue
-            try:
-                self._replies.put((ticket.number, ticket.command(self._engine), None))
-            except BaseException as raised:  # it is the caller's to handle, whatever it is
-                self._replies.put((ticket.number, None, raised))
+        if error is None:
+            serve(self._engine, self)
 
-    def _next_ticket(self, failure: BaseException | None) -> tuple[_Ticket, BaseException | None]:
-        """Wait for the caller; meanwhile, a world that does not wait goes on."""
-        while True:
-            try:
-                if failure is None and self._engine.idles:
-                    return self._commands.get_nowait(), None
-                return self._commands.get(timeout=_POLL), failure
-            except queue.Empty:
-                if failure is None and self._engine.idles:
-                    failure = self._attempt(self._engine.idle)
-
-    def _attempt(self, function: Callable[[], None]) -> BaseException | None:
+    def take(self, timeout: float) -> Ticket | None:
+        """Return the caller's next ticket."""
         try:
-            function()
-        except BaseException as raised:  # kept for the caller's next call; never lost
-            _log.debug("kept for the next call:\n%s", traceback.format_exc())
-            return raised
-        return None
+            return self._commands.get(timeout=timeout) if timeout > 0.0 else self._commands.get_nowait()
+        except queue.Empty:
+            return None
+
+    def answer(self, number: int, value: Any, error: BaseException | None) -> None:
+        """Leave a result to the caller."""
+        self._replies.put((number, value, error))

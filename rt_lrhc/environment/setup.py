@@ -1,6 +1,7 @@
 """From a configuration to an interface, its spaces and a runner: what both environments share."""
 
 import importlib
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,10 +13,25 @@ from gymnasium import spaces
 
 from rt_lrhc.config import Clock, RealTimeConfig, check_episode_length, check_number
 from rt_lrhc.environment.captures import Captor, RowsCaptor, SingleCaptor
-from rt_lrhc.environment.engine import DeviceEngine, Durations, Engine, Interface, Schedule, WorldEngine
+from rt_lrhc.environment.device_engine import DeviceEngine
+from rt_lrhc.environment.engine import (
+    Durations,
+    Engine,
+    EngineLike,
+    Interface,
+    Schedule,
+)
 from rt_lrhc.environment.first_row import FirstRow, is_world
+from rt_lrhc.environment.remote import (
+    ProcessRunner,
+    RemoteEngine,
+    interface_process,
+    remote_interface,
+    start_interface,
+)
 from rt_lrhc.environment.runner import InlineRunner, Runner, ThreadRunner
 from rt_lrhc.environment.timing import Timing
+from rt_lrhc.environment.world_engine import WorldEngine
 from rt_lrhc.errors import ConfigurationError, RealTimeError, RenderError
 from rt_lrhc.interface import RealTimeInterface, TupleSpace, VectorInterface
 from rt_lrhc.timing.clock import VirtualTime, WallTime
@@ -24,12 +40,15 @@ from rt_lrhc.timing.realtime import PROCESS_TUNING
 
 @dataclass(frozen=True)
 class Parts:
-    """An interface with its checked spaces."""
+    """An interface with its checked spaces, and the delays that it declares, s."""
 
     interface: Interface
     observation_space: TupleSpace
     action_space: spaces.Box
     default_action: npt.NDArray[Any]
+    control_period: float | None = None
+    action_delay_bound: float = 0.0
+    observation_delay_bound: float = 0.0
 
 
 def resolve_interface(interface: Any) -> Any:
@@ -56,7 +75,14 @@ def resolve_interface(interface: Any) -> Any:
 
 
 def build_interface(config: RealTimeConfig, factory: Any, **extra: Any) -> Interface:
-    """Construct the interface and check that it is one."""
+    """Construct the interface, here or in a process of its own, and check that it is one."""
+    if config.runner == "process":
+        return remote_interface(start_interface(config, factory, extra))
+    return construct_interface(config, factory, **extra)
+
+
+def construct_interface(config: RealTimeConfig, factory: Any, **extra: Any) -> Interface:
+    """Construct the interface in this process and check that it is one."""
     name = getattr(factory, "__qualname__", repr(factory))
     missing = sorted(getattr(factory, "__abstractmethods__", ()))
     if missing:
@@ -90,11 +116,20 @@ def inspect_interface(interface: Interface) -> Parts:
     action_space = interface.get_action_space()
     if not isinstance(action_space, spaces.Box):
         raise ConfigurationError(f"{name}.get_action_space() must return a gymnasium Box, got {action_space}")
+    for bound in ("action_delay_bound", "observation_delay_bound"):
+        check_number(f"{name}.{bound}", getattr(interface, bound))
+        if not 0.0 <= getattr(interface, bound) < math.inf:
+            raise ConfigurationError(
+                f"{name}.{bound} must be at least 0 s and finite, got {getattr(interface, bound)}"
+            )
     return Parts(
         interface,
         observation_space,
         action_space,
         checked_default(interface.get_default_action(), action_space),
+        interface.control_period,
+        float(interface.action_delay_bound),
+        float(interface.observation_delay_bound),
     )
 
 
@@ -123,10 +158,11 @@ def checked_action(action: Any, space: spaces.Box, shape: tuple[int, ...]) -> np
         ) from error
     if array.shape != shape:
         raise ConfigurationError(f"an action must have shape {shape}, got {array.shape}")
-    clipped = np.clip(array, space.low, space.high, out=array)
-    if not np.isfinite(clipped).all():
+    # np.clip and .all() take twice as long; NaN stays NaN in both.
+    np.minimum(np.maximum(array, space.low, out=array), space.high, out=array)
+    if np.count_nonzero(np.isfinite(array)) < array.size:
         raise ConfigurationError(f"an action must be finite, got {action!r:.200}")
-    return clipped
+    return array
 
 
 def usable_render_modes(interface: Interface, asked: str | None) -> list[str]:
@@ -137,10 +173,11 @@ def usable_render_modes(interface: Interface, asked: str | None) -> list[str]:
         RenderError: If a window was asked for and none can open; it says why.
     """
     base = RealTimeInterface if isinstance(interface, RealTimeInterface) else VectorInterface
-    if type(interface).render is base.render:
+    if type(interface).render is base.render or not interface.draws:
         if asked is not None:
             raise ConfigurationError(
-                f"render_mode={asked!r}: {type(interface).__name__} makes no pictures; define its render()"
+                f"render_mode={asked!r}: {type(interface).__name__} makes no pictures: it has no render(), or was made "
+                "without them"
             )
         return []
     # Without a display there is nothing to probe: importing OpenCV and starting the probe take 0.2 s.
@@ -157,6 +194,54 @@ def usable_render_modes(interface: Interface, asked: str | None) -> list[str]:
     return ["human", "rgb_array"] if probe.available else ["rgb_array"]
 
 
+def build_engine(
+    parts: Parts, config: RealTimeConfig, clock: Clock, num_envs: int | None, default_action: Any = None
+) -> Engine:
+    """Put an interface of this process on its engine.
+
+    Args:
+        parts: The interface and its spaces.
+        config: The configuration.
+        clock: The clock.
+        num_envs: Rows, or None for one robot.
+        default_action: What `reset()` sends, of all rows, instead of the interface's.
+
+    Raises:
+        ConfigurationError: If the interface cannot run on this clock, or not with these durations.
+    """
+    interface = parts.interface
+    world = is_world(interface)
+    if not world and clock == "virtual":
+        raise ConfigurationError(
+            f"{type(interface).__name__} has no advance(), so its time is the wall's: a device cannot run on "
+            'virtual time. Use clock="wall", or define advance() and control_period'
+        )
+    inner = interface.rows if isinstance(interface, FirstRow) else interface
+    inner.clock = clock
+    captor: Captor
+    default = parts.default_action
+    if num_envs is None:
+        assert isinstance(interface, RealTimeInterface)
+        captor = SingleCaptor(interface, parts.observation_space, config.ep_max_length)
+    else:
+        assert isinstance(interface, VectorInterface)
+        captor = RowsCaptor(interface, parts.observation_space, config.ep_max_length, num_envs)
+        default = np.repeat(default[None], num_envs, axis=0)
+    return (WorldEngine if world else DeviceEngine)(
+        interface,
+        captor,
+        Durations(config.time_step_duration, config.start_obs_capture, config.time_step_timeout_factor),
+        default if default_action is None else default_action,
+        WallTime(config.realtime.spin) if clock == "wall" else VirtualTime(),
+        last_act_on_reset=config.last_act_on_reset,
+        wait_on_done=config.wait_on_done,
+        prepro=config.act_prepro_func,
+        measured=clock == "wall",
+        action_delay=config.action_delay,
+        observation_delay=config.observation_delay,
+    )
+
+
 class Host:
     """An interface on its engine and runner: what both environments drive.
 
@@ -168,44 +253,28 @@ class Host:
     """
 
     def __init__(
-        self, parts: Parts, config: RealTimeConfig, default_clock: Clock, num_envs: int | None
+        self, parts: Parts, config: RealTimeConfig, default_clock: Clock | None, num_envs: int | None
     ) -> None:
         self.config = config
-        self.clock: Clock = config.clock or default_clock
-        interface = parts.interface
-        world = is_world(interface)
-        if not world and self.clock == "virtual":
+        self.num_envs = num_envs
+        if config.clock is not None and default_clock is not None and config.clock != default_clock:
             raise ConfigurationError(
-                f"{type(interface).__name__} has no advance(), so its time is the wall's: a device cannot run on "
-                'virtual time. Use clock="wall", or define advance() and control_period'
+                f"the environment's id says clock={default_clock!r}, its configuration clock={config.clock!r}: leave "
+                'the key out, or use the other id ("rt_lrhc:rt-v0" for the wall clock, "rt_lrhc:rt-sim-v0" for virtual)'
             )
-        inner = interface.rows if isinstance(interface, FirstRow) else interface
-        inner.clock = self.clock
-        captor: Captor
-        default = parts.default_action
-        if num_envs is None:
-            assert isinstance(interface, RealTimeInterface)
-            captor = SingleCaptor(interface, parts.observation_space, config.ep_max_length)
-        else:
-            assert isinstance(interface, VectorInterface)
-            captor = RowsCaptor(interface, parts.observation_space, config.ep_max_length, num_envs)
-            default = np.repeat(default[None], num_envs, axis=0)
-        wall = self.clock == "wall"
-        self._engine: Engine = (WorldEngine if world else DeviceEngine)(
-            interface,
-            captor,
-            Durations(config.time_step_duration, config.start_obs_capture, config.time_step_timeout_factor),
-            default,
-            WallTime(config.realtime.spin) if wall else VirtualTime(),
-            last_act_on_reset=config.last_act_on_reset,
-            wait_on_done=config.wait_on_done,
-            prepro=config.act_prepro_func,
-            measured=wall,
+        self.clock: Clock = config.clock or default_clock or "wall"
+        inner = parts.interface.rows if isinstance(parts.interface, FirstRow) else parts.interface
+        remote = interface_process(inner)
+        self._engine: EngineLike = (
+            build_engine(parts, config, self.clock, num_envs)
+            if remote is None
+            else RemoteEngine(remote, parts, config, self.clock, num_envs)
         )
+        wall = self.clock == "wall"
         self.timing = Timing(self._engine)
         self._durations = self._engine.durations
         self._wall = wall
-        self._background = self._in_background(interface)
+        self._background = self._in_background(parts.interface)
         self._runner: Runner | None = None
         self._tuned = False
         self._closed = False
@@ -218,27 +287,34 @@ class Host:
             )
         return self._wall or overlap == "on" or (overlap == "auto" and interface.overlaps)
 
-    def call(self, command: Callable[[Engine], Any]) -> Any:
+    def call(self, command: Callable[[EngineLike], Any]) -> Any:
         """Run `command` on the engine, where it lives, after the running time-step."""
         return self._started().call(command)
 
     def _started(self) -> Runner:
         """Return the runner, starting it at the first call: nothing runs before the first `reset()`."""
         if self._runner is None:
+            engine = self._engine
+            if self._wall and not self._closed:
+                self.timing.granted = PROCESS_TUNING.acquire(self.config.realtime)
+                self._tuned = True
+            if isinstance(engine, RemoteEngine):
+                self._runner = ProcessRunner(engine)
+                self.timing.granted = self._runner.granted
+                return self._runner
+            assert isinstance(engine, Engine)
             if not self._background or self._closed:
-                self._runner = InlineRunner(self._engine)
+                self._runner = InlineRunner(engine)
             else:
-                if self._wall:
-                    self.timing.granted = PROCESS_TUNING.acquire(self.config.realtime)
-                    self._tuned = True
                 self._runner = ThreadRunner(
-                    self._engine,
+                    engine,
                     self.config.realtime if self._wall else None,
                     self.config.callback_timeout,
                     # Two: the running time-step, and one that an elastic clock has yet to begin.
                     lambda: 2 * self._durations.time_step_duration if self._wall else 0.0,
                 )
                 self.timing.granted = self.timing.granted + self._runner.granted
+                engine.granted = self.timing.granted.text
         return self._runner
 
     def close(self) -> None:
@@ -255,10 +331,19 @@ class Host:
 
     # Parameters that may change while the environment runs, from the next time-step on.
 
-    def set_time_step_duration(self, duration: float) -> None:
-        """Change the nominal time-step, s."""
+    @property
+    def durations(self) -> Durations:
+        """The durations that hold from the next time-step on."""
+        return self._durations
+
+    def set_time_step_duration(self, duration: float, timeout_factor: float | None = None) -> None:
+        """Change the nominal time-step, s, and the lateness that one absorbs, in time-steps."""
         check_number("time_step_duration", duration)
-        self._set_durations(replace(self._durations, time_step_duration=duration))
+        factor = self._durations.time_step_timeout_factor if timeout_factor is None else timeout_factor
+        check_number("time_step_timeout_factor", factor)
+        self._set_durations(
+            replace(self._durations, time_step_duration=duration, time_step_timeout_factor=factor)
+        )
 
     def set_start_obs_capture(self, start: float) -> None:
         """Change the start of the capture, s after that of the time-step."""
@@ -272,11 +357,11 @@ class Host:
     def set_ep_max_length(self, length: float) -> None:
         """Change the number of time-steps after which an episode is truncated."""
         check_episode_length(length)
-        self._engine.captor.ep_max_length = length
+        self._engine.set_ep_max_length(length)
 
     def set_default_action(self, action: npt.NDArray[Any]) -> None:
         """Change what `reset()` sends: one action, or one a row."""
-        self._engine.default_action = action
+        self._engine.set_default_action(action)
 
     def schedule(self) -> Schedule:
         """Return what took effect when since the last reset."""

@@ -1,5 +1,6 @@
 """The environment of N robots on one clock."""
 
+import time
 import weakref
 from typing import Any
 
@@ -12,8 +13,10 @@ from gymnasium.vector.utils import batch_space
 from rt_lrhc.config import Clock, RealTimeConfig, check_choice
 from rt_lrhc.environment.action_buffer import ActionBuffer
 from rt_lrhc.environment.captures import Capture
-from rt_lrhc.environment.engine import Schedule
+from rt_lrhc.environment.controls import Controls
+from rt_lrhc.environment.coverage import Coverage
 from rt_lrhc.environment.observation import ObservationBuilder
+from rt_lrhc.environment.prepro import prepared
 from rt_lrhc.environment.setup import (
     Host,
     build_interface,
@@ -24,14 +27,13 @@ from rt_lrhc.environment.setup import (
     usable_render_modes,
 )
 from rt_lrhc.environment.stopwatch import Stopwatch
-from rt_lrhc.environment.timing import Timing
 from rt_lrhc.errors import ConfigurationError, EnvironmentStateError, RenderError
 from rt_lrhc.interface import VectorInterface
 
 Array = npt.NDArray[Any]
 
 
-class RealTimeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
+class RealTimeVectorEnv(Controls, gymnasium.vector.VectorEnv[Any, Any, Any]):
     """N robots whose world does not wait, on one clock, in autoreset mode SAME_STEP.
 
     A robot whose episode ends is reset in the same instant while the others go on; `info["final_obs"]` keeps what it
@@ -41,7 +43,7 @@ class RealTimeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         num_envs: Number of robots N.
         config: Configuration; see `rt_lrhc.RealTimeConfig`. Its interface must be a `VectorInterface`.
         render_mode: None or `"rgb_array"`.
-        default_clock: The clock of the environment's id.
+        default_clock: The clock of the environment's id; None leaves it to the configuration.
 
     Raises:
         ConfigurationError: If something in the configuration or the interface is not as it should be.
@@ -58,7 +60,7 @@ class RealTimeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         num_envs: int,
         config: dict[str, Any],
         render_mode: str | None = None,
-        default_clock: Clock = "wall",
+        default_clock: Clock | None = None,
     ) -> None:
         checked = RealTimeConfig.from_mapping(config)
         if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
@@ -77,20 +79,21 @@ class RealTimeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         try:
             modes = usable_render_modes(interface, render_mode)
             parts = inspect_interface(interface)
-            self._host = Host(parts, checked, default_clock, num_envs=self.num_envs)
+            host = Host(parts, checked, default_clock, num_envs=self.num_envs)
+            coverage = Coverage(checked, parts)
             self._builder = ObservationBuilder(
                 parts.observation_space,
                 getattr(interface, "observation_names", None),
                 parts.action_space,
-                checked.act_buf_len if checked.act_in_obs else 0,
+                coverage.length if checked.act_in_obs else 0,
                 checked.observation_form,
                 batched=True,
             )
         except BaseException:
             interface.close()
             raise
+        self._control(host, checked, coverage)
         self._interface = interface
-        self._config = checked
         self._convert = _to_torch if checked.array_backend == "torch" else _as_is
         self.single_action_space = parts.action_space
         self.single_observation_space = self._builder.space
@@ -103,7 +106,7 @@ class RealTimeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             "render_fps": max(1, round(1.0 / checked.time_step_duration)),
         }
         self._defaults = np.repeat(parts.default_action[None], self.num_envs, axis=0)
-        self._buffer = ActionBuffer(checked.act_buf_len, self._defaults)
+        self._buffer = ActionBuffer(self._coverage.length, self._defaults)
         self._stopwatch = Stopwatch()
         self._running = False
         self._stopped_by = "reset() has not been called"
@@ -115,15 +118,23 @@ class RealTimeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         """Let the running time-step end, start an episode of every robot, and return `(observations, info)`."""
         super().reset(seed=seed)
-        root = int(self.np_random.integers(2**31))
+        return self.restart(int(self.np_random.integers(2**31)), options)
+
+    def restart(self, root: int, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Do what `reset()` does, with a given root of the episodes' random streams, at least 0."""
         self._running = False
         components, info = self._host.call(lambda engine: engine.reset(root, options))
         self._running = True
+        first = self._buffer.newest() if self._config.last_act_on_reset else self._defaults
         if self._config.reset_act_buf:
             self._buffer.clear()
         else:
-            self._buffer.append(self._defaults)
-        observation = self._convert(self._observation(components))
+            self._buffer.append(first)
+        self._buffer.replace_newest(first)
+        built = self._builder.build(components, self._buffer)
+        if self._recorder is not None:
+            self._recorder.begin(root, options, built)
+        observation = self._convert(self._prepared(built))
         info = self._masked_info(info)
         self._stopwatch.start()
         return observation, info
@@ -147,35 +158,52 @@ class RealTimeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
             actions = actions.detach().cpu().numpy()
         own = checked_action(actions, space, (self.num_envs, *space.shape))
         inference = self._stopwatch.read()
+        begin = time.monotonic()
         try:
             capture: Capture = self._host.call(lambda engine: engine.hand_over(own, inference))
         except BaseException:
             self._running, self._stopped_by = False, "the last call raised"
             raise
+        joined = time.monotonic()
+        figures = capture.info["rt"]
+        if self.clock == "wall":
+            self._coverage.measure(figures)
+        before = self._buffer.newest()
         self._buffer.append(own)
         info = self._masked_info(capture.info)
         if capture.reset_rows is not None:
-            self._restart_rows(capture, capture.reset_rows, info)
-        observation = self._convert(self._observation(capture.components))
+            self._restart_rows(capture, capture.reset_rows, before, info)
+        built = self._builder.build(capture.components, self._buffer)
+        if self._recorder is not None:
+            self._recorder.add(own, built, capture)
+        observation = self._convert(self._prepared(built))
         flags = [self._convert(value) for value in (capture.reward, capture.terminated, capture.truncated)]
         self._stopwatch.start()
+        if self._benchmarks is not None:
+            self._benchmarks.add(inference, (begin, joined, time.monotonic()), figures)
         return observation, *flags, info
 
-    def _observation(self, components: list[Array]) -> Any:
-        observation = self._builder.build(components, self._buffer)
-        return (
-            observation if self._config.obs_prepro_func is None else self._config.obs_prepro_func(observation)
-        )
+    def _prepared(self, observation: Any) -> Any:
+        return prepared("obs_prepro_func", self._config.obs_prepro_func, observation)
 
-    def _restart_rows(self, capture: Capture, rows: npt.NDArray[np.bool_], info: dict[str, Any]) -> None:
-        """Keep the last observation of the robots that ended, and restart their part of the action buffer."""
-        final = self._observation(capture.final_components)
+    def _restart_rows(
+        self, capture: Capture, rows: npt.NDArray[np.bool_], before: Array, info: dict[str, Any]
+    ) -> None:
+        """Keep the last observation of the robots that ended, and restart their part of the action buffer.
+
+        Args:
+            capture: The capture at which they were reset.
+            rows: The robots, (N,).
+            before: The actions that were in force, (N, ...): the new ones of these robots were dropped.
+            info: Gets the last observations.
+        """
+        final = self._prepared(self._builder.build(capture.final_components, self._buffer))
         info["final_obs"], info["_final_obs"] = self._builder.rows(final, rows), rows.copy()
         info["final_info"], info["_final_info"] = self._masked_info(capture.final_info, rows), rows.copy()
         if self._config.reset_act_buf:
             self._buffer.clear(rows=rows)
-        else:
-            self._buffer.append_rows(self._defaults, rows)
+        # In place of the action that was dropped: the one that the reset has sent.
+        self._buffer.replace_newest(before if self._config.last_act_on_reset else self._defaults, rows)
 
     def _masked_info(self, info: dict[str, Any], rows: npt.NDArray[np.bool_] | None = None) -> dict[str, Any]:
         """Return `info` as Gymnasium's vector environments give it: arrays with a mask `_key` beside each key.
@@ -194,6 +222,7 @@ class RealTimeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 
     def wait(self) -> None:
         """Pause: let the running time-step end, then make the world wait until the next `step()` or `reset()`."""
+        self._note("wait")
         self._host.call(lambda engine: engine.pause())
         self._stopwatch.stop()
 
@@ -216,35 +245,12 @@ class RealTimeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._host.close()
 
     @property
-    def timing(self) -> Timing:
-        """What was measured on the wall clock."""
-        return self._host.timing
-
-    @property
-    def clock(self) -> Clock:
-        """The clock that this environment runs on, `"wall"` or `"virtual"`."""
-        return self._host.clock
-
-    @property
     def interface(self) -> Any:
-        """The interface. Its callbacks belong to the environment; what else it offers is yours to use."""
+        """The interface. Its callbacks belong to the environment; what else it offers is yours to use.
+
+        With `runner="process"`: what stands for it here, which has its spaces and draws its picture.
+        """
         return self._interface
-
-    def schedule(self) -> Schedule:
-        """Return what took effect when since the last reset; `reset(options={"schedule": ...})` replays it."""
-        return self._host.schedule()
-
-    def set_time_step_duration(self, duration: float) -> None:
-        """Change the nominal time-step, s, from the next one on."""
-        self._host.set_time_step_duration(duration)
-
-    def set_start_obs_capture(self, start: float) -> None:
-        """Change the start of the capture in a time-step, s, from the next one on."""
-        self._host.set_start_obs_capture(start)
-
-    def set_ep_max_length(self, length: float) -> None:
-        """Change the number of time-steps after which an episode is truncated."""
-        self._host.set_ep_max_length(length)
 
     def set_default_action(self, action: Array) -> None:
         """Change the default action of every robot, from the next reset on."""
@@ -253,6 +259,7 @@ class RealTimeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self._defaults = np.repeat(default[None], self.num_envs, axis=0)
         self._buffer.set_default(self._defaults)
         self._host.set_default_action(self._defaults)
+        self._note("set_default_action", default.tolist())
 
 
 def _as_is(value: Any) -> Any:

@@ -1,8 +1,8 @@
 """Time sources and the elastic clock. Arithmetic in integer nanoseconds; no threads."""
 
 import time
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from rt_lrhc.errors import ConfigurationError
 from rt_lrhc.timing import realtime
@@ -30,10 +30,14 @@ class WallTime:
 
     Args:
         spin: The last `spin` seconds before a deadline are spent spinning instead of sleeping. 0 sleeps only.
+
+    Attributes:
+        rehearse: Called once where the spinning begins, so that the code that is due after it is in the caches.
     """
 
     def __init__(self, spin: float = 0.0) -> None:
         self._spin_ns = to_ns(spin)
+        self.rehearse: Callable[[], object] | None = None
 
     def now_ns(self) -> int:
         """Return CLOCK_MONOTONIC, ns."""
@@ -41,7 +45,7 @@ class WallTime:
 
     def sleep_until(self, deadline_ns: int) -> None:
         """Sleep until `deadline_ns`, and spin for the last part where that was asked for."""
-        realtime.sleep_until(deadline_ns, self._spin_ns)
+        realtime.sleep_until(deadline_ns, self._spin_ns, self.rehearse)
 
 
 class VirtualTime:
@@ -63,8 +67,7 @@ class VirtualTime:
         self._now_ns = max(self._now_ns, deadline_ns)
 
 
-@dataclass(frozen=True, slots=True)
-class TimeStep:
+class TimeStep(NamedTuple):
     """One elastic time-step on the grid.
 
     Attributes:

@@ -14,7 +14,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,6 +133,11 @@ class Granted:
             else f"{grant.name}: asked for {grant.asked}, refused ({grant.reason}); it is {grant.got}"
             for grant in self.grants
         )
+
+    @property
+    def text(self) -> str:
+        """All lines in one."""
+        return "; ".join(self.lines())
 
     def check(self) -> None:
         """Raise if anything was refused.
@@ -266,7 +271,8 @@ class ProcessTuning:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: a garbage collection in `acquire` may close another environment, which releases.
+        self._lock = threading.RLock()
         # All below is written under the lock.
         self._users = 0
         self._switch_intervals: tuple[float, float] | None = None  # before, and as it was set
@@ -378,19 +384,25 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:g} ms"
 
 
-def sleep_until(deadline_ns: int, spin_ns: int = 0) -> int:
+def sleep_until(deadline_ns: int, spin_ns: int = 0, rehearse: Callable[[], object] | None = None) -> int:
     """Wait until an instant of CLOCK_MONOTONIC, never less.
 
     Args:
         deadline_ns: The instant, ns; one in the past returns at once.
         spin_ns: The last part of the wait, spent spinning, ns.
+        rehearse: Called once where that part begins, if it has not yet: what comes after the wait is faster if its code
+            has just run, since the caches forget it in milliseconds.
 
     Returns:
         How late the caller goes on, ns, at least 0.
     """
     # time.sleep: poll and epoll round their timeouts up to a millisecond.
+    slept = False
     while (remaining := deadline_ns - spin_ns - time.monotonic_ns()) > 0:
         time.sleep(remaining / NANOSECONDS)
+        slept = True
+    if slept and spin_ns and rehearse is not None:
+        rehearse()
     while (now := time.monotonic_ns()) < deadline_ns:
         pass
     return now - deadline_ns
@@ -409,6 +421,35 @@ def run_delay_ns(thread_id: int | None = None) -> int | None:
     fields = _read(f"/proc/{task}/schedstat").split()
     # Kernels without the accounting show zeros, also for the time run.
     return int(fields[1]) if len(fields) == 3 and fields[0] != "0" else None
+
+
+class RunDelay:
+    """The run-queue delay of the thread that made this object, read cheaply: 2 us a call, the file stays open."""
+
+    def __init__(self) -> None:
+        self._last_ns = 0
+        try:
+            self._fd = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._fd = -1
+        self.since_last_ns()
+
+    def since_last_ns(self) -> int:
+        """Return how long the thread was ready without getting a core since the last call, ns; 0 if unknown."""
+        if self._fd < 0:
+            return 0
+        try:
+            total_ns = int(os.pread(self._fd, 96, 0).split()[1])
+        except (OSError, IndexError, ValueError):  # the thread has ended, or a kernel without the accounting
+            return 0
+        last_ns, self._last_ns = self._last_ns, total_ns
+        return total_ns - last_ns
+
+    def close(self) -> None:
+        """Close the file. May be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 @dataclass(frozen=True)
