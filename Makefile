@@ -11,10 +11,10 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
-BENCHMARKS := $(filter-out benchmarks/common.py,$(sort $(wildcard benchmarks/*.py)))
+BENCHMARKS := $(filter-out benchmarks/common.py benchmarks/burning.py benchmarks/faults.py benchmarks/torn.py,$(sort $(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench clean
+.PHONY: help demo test bench soak campaign torn clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z]*\):.*##/make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,8 +30,17 @@ test: $(VENV)/.checkers  ## Run ruff, mypy and pytest; all of them, also when on
 	done; \
 	if [ -n "$$failed" ]; then echo "make test: failed: $${failed#, }" >&2; exit 1; fi
 
-bench: $(VENV)/.installed  ## Run every benchmark, one after the other; for one: .venv/bin/python benchmarks/NAME.py
+bench: $(VENV)/.checkers  ## Run every benchmark, one after the other; for one: .venv/bin/python benchmarks/NAME.py
 	@set -e; for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python $$benchmark; done
+
+soak: $(VENV)/.checkers  ## Run a day of 50 Hz on virtual time, with late agents, pauses and changes (minutes).
+	$(BIN)/python -m pytest -s -o timeout=3600 tests/soak/day.py
+
+campaign: $(VENV)/.installed  ## Kill workers 1000 times and stop them 200 times (15 minutes; ARGS="..." for options).
+	@$(BIN)/python benchmarks/faults.py $(ARGS)
+
+torn: $(VENV)/.installed  ## Read shared slots under a hot writer 10 million times, with checksums (ARGS="..." for options).
+	@$(BIN)/python benchmarks/torn.py $(ARGS)
 
 clean:  ## Remove the virtual environment, caches and what was built.
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

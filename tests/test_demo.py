@@ -26,14 +26,25 @@ def test_the_demonstration_prints_figures_and_draws_pictures(tmp_path: Path) -> 
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    for said in ("time-step", "solve", "inference", "deadlines missed", "fallbacks", "real-time factor", "blocking"):
+    for said in (
+        "time-step",
+        "solve",
+        "inference",
+        "deadlines missed",
+        "fallbacks",
+        "real-time factor",
+        "blocking",
+    ):
         assert said in done.stdout
     values = json.loads(figures.read_text())
     assert values["step_n"] > 10 and values["robot_periods"] > 300
     assert values["pipelined_compensated_falls"] == values["blocking_falls"] == 0
     assert values["pipelined_not_compensated_falls"] > 0
     assert values["pipelined_compensated_error_rms"] < 0.5 < values["pipelined_not_compensated_error_rms"]
-    for picture, words in (("timing.svg", ("worker 1", "slack", "inference")), ("tracking.svg", ("blocking", "fall"))):
+    for picture, words in (
+        ("timing.svg", ("worker 1", "slack", "inference")),
+        ("tracking.svg", ("blocking", "fall")),
+    ):
         text = (tmp_path / picture).read_text()
         ElementTree.fromstring(text)
         assert all(word in text for word in words)
@@ -66,8 +77,11 @@ def _left(name: str, value: str, before: set[str]) -> list[str]:
     """Return what is left two seconds after the end, at the latest: processes with the mark, segments of ours."""
     deadline = time.monotonic() + 2.0
     while True:
-        left = [process.name() for process in psutil.process_iter() if _environment(process).get(name) == value]
-        left += [entry for entry in set(os.listdir("/dev/shm")) - before if entry.startswith("rt_lrhc.") and _dead(entry)]
+        left = [
+            process.name() for process in psutil.process_iter() if _environment(process).get(name) == value
+        ]
+        new = set(os.listdir("/dev/shm")) - before
+        left += [entry for entry in new if entry.startswith("rt_lrhc.") and _dead(entry)]
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.05)

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "rt_lrhc"
 FILES = sorted(PACKAGE.rglob("*.py")) + sorted((ROOT / "interfaces").rglob("*.py"))
 
-COMMON = {"errors", "randomness", "config", "timing"}
-REAL_TIME = COMMON | {"interface", "environment"}
+COMMON = {"errors", "delays", "randomness", "config", "timing", "processes"}
+REAL_TIME = COMMON | {"shm", "interface", "environment"}
 CLUSTER = COMMON | {"shm", "cluster"}
 INTERFACES = REAL_TIME | CLUSTER | {"controllers", "simulators", "interfaces"}
 DRAWING = COMMON | {"svg", "figures"}
@@ -23,7 +23,9 @@ MAY_IMPORT = {
     "errors": set(),
     "randomness": {"errors"},
     "timing": {"errors"},
-    "config": {"errors", "timing"},
+    "processes": {"errors"},
+    "delays": {"errors", "randomness", "timing"},
+    "config": {"errors", "delays", "timing"},
     "interface": COMMON,
     "environment": REAL_TIME,
     "shm": COMMON,
@@ -157,6 +159,24 @@ def test_no_wait_is_unbounded(path: Path) -> None:
 def test_an_unbounded_wait_is_recognised(code: str, unbounded: bool) -> None:
     (call,) = (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call))
     assert waits_for_ever(call) == unbounded
+
+
+MAY_BLOCK = (WAITS - {"get"}) | {"sleep", "recv", "recvmsg", "recv_into", "accept", "connect", "sendall"}
+"""Methods that may keep a lock from others for as long as they like."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_nothing_that_may_block_is_done_under_a_lock(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.With) and any(
+            ast.unparse(item.context_expr).lower().endswith("lock") for item in node.items
+        ):
+            for call in (inner for inner in ast.walk(node) if isinstance(inner, ast.Call)):
+                method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+                text = isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Constant)
+                assert method not in MAY_BLOCK or text, (
+                    f"{name(path)}:{call.lineno}: {ast.unparse(call)} under a lock"
+                )
 
 
 SYSTEM = ("dev", "proc", "sys", "etc", "usr", "bin", "run", "tmp/rt_lrhc-")

@@ -89,6 +89,7 @@ class WallRun:
                 "tracking error",
                 f"{np.sqrt(np.mean(self.errors**2)):.3f} m RMS, swing-up from hanging included",
             ),
+            *(("lost", line) for line in losses(report)),
             *(("worker ended", str(event)) for event in report.events),
         ]
         return [f"      {name:17} {text}" for name, text in rows]
@@ -114,6 +115,7 @@ class WallRun:
                 for label in Fallback
             },
             "real_time_factor": self.simulated / self.wall,
+            **loss_figures(report),
             "workers_ended": [str(event) for event in report.events],
         }
 
@@ -147,6 +149,28 @@ class WallRun:
             subtitle=f"{self.robots} cart-poles, control period {self.control_period * 1e3:g} ms, "
             f"time-step {self.time_step * 1e3:g} ms, {_counted(self.workers, 'worker')} ({self.backend})",
         )
+
+
+def losses(report: ClusterReport) -> list[str]:
+    """Say how many processes were lost and came back; nothing where none was."""
+    figures = loss_figures(report)
+    if not any(figures.values()):
+        return []
+    workers, servers, back = (
+        _counted(figures[f"{kind}_{what}"], kind)
+        for kind, what in (("worker", "deaths"), ("server", "deaths"), ("worker", "respawns"))
+    )
+    return [f"{workers} ({figures['worker_hangs']} of them hung) and {servers} died; {back} came back"]
+
+
+def loss_figures(report: ClusterReport) -> dict[str, int]:
+    """Return how many processes were lost and came back, under flat keys."""
+    return {
+        "worker_deaths": int(report.deaths.sum()),
+        "worker_hangs": int(report.hangs.sum()),
+        "worker_respawns": int(report.respawns.sum()),
+        "server_deaths": report.server_deaths,
+    }
 
 
 def _deadlines(spans: FloatArray, begins: FloatArray) -> FloatArray:
@@ -192,11 +216,12 @@ def run_on_the_wall_clock(robots: int, seconds: float, workers: int | None, seed
             summary=inner.timing.summary(),
             trace=inner.timing.columns(),
             periods=inner.interface.periods.values(),
-            solves=client.report().solve_spans,
+            # Those of the reset lie before the clock's start, and keep nobody waiting.
+            solves=tuple(spans[spans[:, 0] >= started] for spans in client.report().solve_spans),
             report=client.report(),
             time_step=config["time_step_duration"],
             control_period=inner.interface.control_period,
-            simulated=steps * config["time_step_duration"],
+            simulated=inner.interface.periods.total * inner.interface.control_period,
             wall=wall,
             errors=np.array(errors),
         )
