@@ -191,9 +191,10 @@ def test_a_stopped_worker_is_killed_once_on_the_wall_clock_and_its_successor_liv
         def recovered() -> bool:
             loop.turn(wait=False)
             time.sleep(0.005)
-            return bool(client.report().respawns[0] and client.fresh[:2].all())
+            return bool(client.report().respawns[0] and client.alive.all())
 
-        eventually(recovered, "the robots have plans again")
+        eventually(recovered, "the worker is back")
+        loop.until_fresh()
         for _ in range(100):
             loop.turn(wait=False)
             time.sleep(0.005)
@@ -265,9 +266,10 @@ def test_a_server_that_dies_is_replaced_while_the_robots_run_on_their_fallback(n
                 if client.lost:
                     server.replace(client)
                 time.sleep(0.002)
-                return bool(server.pid != pid and not client.lost and client.fresh.all())
+                return bool(server.pid != pid and not client.lost and client.alive.all())
 
             eventually(replaced, "a new server")
+            loop.until_fresh()
             assert Fallback.SHIFT in labels or Fallback.SAFE in labels
             names.add(server.namespace)
         report = client.report()

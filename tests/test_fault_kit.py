@@ -78,9 +78,10 @@ def test_a_worker_that_hangs_at_any_point_is_killed_once_and_comes_back(point, a
         def recovered() -> bool:
             run.turn(wait=False)
             time.sleep(0.005)
-            return bool(client.report().respawns[0] == 1 and client.fresh.all())
+            return bool(client.report().respawns[0] == 1 and client.alive.all())
 
-        eventually(recovered, "fresh plans of the next life")
+        eventually(recovered, "the next life")
+        run.until_fresh()
         assert client.report().hangs.tolist() == client.report().deaths.tolist() == [1]
         assert Fallback.SHIFT in run.labels
 

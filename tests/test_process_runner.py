@@ -40,7 +40,7 @@ def make(interface: Any, id: str = VIRTUAL, **changes: Any) -> Any:
     "fault, said",
     [
         ("kill", "was lost: killed by SIGKILL"),
-        ("exit", r"was lost: exited with status 7; its last words were:\nthese were my last words"),
+        ("exit", r"(?s)was lost: exited with status 7; its last words were:\n.*these were my last words"),
     ],
 )
 def test_the_death_of_the_process_is_an_error_that_says_how(
