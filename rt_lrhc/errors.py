@@ -31,10 +31,6 @@ class RenderError(RealTimeError):
     """A picture or a window cannot be made here."""
 
 
-class PlanError(RealTimeError, ValueError):
-    """A plan was asked for something outside its horizon."""
-
-
 class SharedMemoryError(RealTimeError):
     """A segment cannot be created, attached or trusted."""
 

@@ -505,14 +505,14 @@ class BadDefault(Integrator):
     [
         (
             {"time_step_durration": 0.1},
-            "unknown configuration key .*did you mean 'time_step_duration'",
+            "unknown configuration key 'time_step_durration'; did you mean 'time_step_duration'",
         ),
         ({"time_step_duration": "fast"}, "time_step_duration must be a number, got 'fast'"),
         ({"act_buf_len": 2.5}, "act_buf_len must be a whole number"),
         ({"start_obs_capture": 0.03}, r"start_obs_capture must lie in \[0, 0.02\] s"),
         (
             {"start_obs_capture": 0.015},
-            "start_obs_capture must be a multiple of the control period of Integrator",
+            "start_obs_capture must be a multiple of the control period of Integrator, 0.01 s",
         ),
         ({"ep_max_length": 0}, "ep_max_length"),
         ({"clock": "sundial"}, "clock must be one of None, 'wall', 'virtual', got 'sundial'"),

@@ -40,7 +40,11 @@ def make(interface: Any, id: str = VIRTUAL, **changes: Any) -> Any:
     "fault, said",
     [
         ("kill", "was lost: killed by SIGKILL"),
-        ("exit", r"(?s)was lost: exited with status 7; its last words were:\n.*these were my last words"),
+        (
+            "exit",  # On a busy machine our own warning of a slipped grid may stand before them.
+            r"was lost: exited with status 7; its last words were:\n"
+            r"(a control period of .*\n)*these were my last words",
+        ),
     ],
 )
 def test_the_death_of_the_process_is_an_error_that_says_how(

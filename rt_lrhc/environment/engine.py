@@ -179,7 +179,6 @@ class Engine(ABC):
         last_act_on_reset: Whether a reset sends the last action instead.
         wait_on_done: Whether the interface waits when the episode ends.
         prepro: Maps an action to what the interface gets.
-        measured: Whether the time source is the wall's.
         action_delay: Time from the sending of an action to its effect.
         observation_delay: Age of the state that a capture holds.
         measured: Whether the time source is the wall's, so that what is measured means something.
